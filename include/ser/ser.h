@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file
+ * libser: emotion in speech. Include this one header.
+ *
+ * The whole path, without error checks:
+ *
+ *     ser_device *device;        ser_device_open(NULL, &device);
+ *     ser_model *model;          ser_model_load(device, NULL, NULL, &model);
+ *     ser_predictor *predictor;  ser_predictor_create(model, NULL, &predictor);
+ *     ser_audio *audio;          ser_audio_read("clip.wav", NULL, &audio);
+ *     float p[8];                ser_predict(predictor, audio, p, 8);
+ *     printf("%s %.2f\n", ser_model_label(model, 0), p[0]);
+ *
+ * Rules that hold everywhere:
+ * - A function that can fail returns int: 0 or a negative SER_ERR_* whose text is in
+ *   ser_error_message(). No input makes the library abort, exit or print.
+ * - An object that comes through an out-pointer is the caller's to free; what is returned directly is
+ *   borrowed from the object it was asked of. Every _free takes the handle's address, nulls it and
+ *   accepts NULL.
+ * - Buffers given to a call are only used during the call.
+ * - Option structs are filled by their _init function; NULL means defaults. A program built against a
+ *   newer header works with an older library until it sets an option that the library does not know.
+ * - Different handles may be used from different threads at any time; each type says what one handle allows.
+ * - After fork(), the child opens its own handles; those of the parent answer SER_ERR_BUSY.
+ */
+#ifndef SER_SER_H
+#define SER_SER_H
+
+#include <ser/audio.h>
+#include <ser/common.h>
+#include <ser/device.h>
+#include <ser/model.h>
+#include <ser/predict.h>
+#include <ser/version.h>
+
+#endif

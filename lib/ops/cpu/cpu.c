@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* The CPU backend: context, memory, queue, and on the last page the table. */
+#include "ops/cpu/cpu.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/mem.h"
+#include "ops/cpu/onednn.h"
+
+static int cpu_open(int32_t index, ser_context **context, const char **name)
+{
+    if (index != 0) {
+        return ser_fail(SER_ERR_DEVICE, "cpu:%d: there is one CPU device, cpu:0", index);
+    }
+    ser_context *c = ser_mem_alloc(1, sizeof *c);
+    if (c == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    c->kernels = ser_kernels_pick();
+    int status = onednn_open(&c->onednn);
+    if (status != 0) {
+        ser_mem_free(c);
+        return status;
+    }
+    snprintf(c->name, sizeof c->name, "cpu (%s, %s products)", c->kernels->name,
+             c->onednn != NULL ? "oneDNN" : "own");
+    *context = c;
+    *name = c->name;
+    return 0;
+}
+
+static void cpu_close(ser_context *context)
+{
+    if (context != NULL) {
+        onednn_close(context->onednn);
+        ser_mem_free(context);
+    }
+}
+
+static int cpu_alloc(ser_context *context, size_t size, void **memory)
+{
+    (void)context;
+    *memory = ser_mem_alloc_raw(size, 1);
+    return *memory != NULL ? 0 : SER_ERR_MEMORY;
+}
+
+static void cpu_free(ser_context *context, void *memory)
+{
+    (void)context;
+    ser_mem_free(memory);
+}
+
+static int cpu_queue_create(ser_context *context, int32_t threads, ser_queue **queue)
+{
+    cpu_queue *q = ser_mem_alloc(1, sizeof *q);
+    if (q == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    q->base.ops = &ser_cpu_ops;
+    q->base.context = context;
+    q->kernels = context->kernels;
+    q->threads = threads;
+    *queue = &q->base;
+    return 0;
+}
+
+static void cpu_queue_free(ser_queue *queue)
+{
+    if (queue != NULL) {
+        cpu_free(queue->context, queue->scratch);
+        ser_mem_free(queue);
+    }
+}
+
+static int cpu_copy(ser_queue *queue, void *to, const void *from, size_t size)
+{
+    (void)queue;
+    memcpy(to, from, size);
+    return 0;
+}
+
+static int cpu_zero(ser_queue *queue, void *memory, size_t size)
+{
+    (void)queue;
+    memset(memory, 0, size);
+    return 0;
+}
+
+static int cpu_sync(ser_queue *queue)
+{
+    (void)queue; /* every op has finished when it returns */
+    return 0;
+}
+
+void cpu_zero_padding(const ser_tensor *y, const ser_rows *rows)
+{
+    for (int64_t b = 0; b < rows->batch; b++) {
+        float *first = (float *)y->data + (b * rows->padded + rows->valid[b]) * y->cols;
+        memset(first, 0, (size_t)((rows->padded - rows->valid[b]) * y->cols) * sizeof(float));
+    }
+}
+
+static size_t cpu_scratch(const ser_queue *queue, enum ser_op op, const void *args)
+{
+    switch (op) {
+    case SER_OP_LOG_MEL: return cpu_log_mel_scratch(queue, args);
+    case SER_OP_WAVE_CONV: return cpu_wave_conv_scratch(queue, args);
+    case SER_OP_CONV: return gemm_weight_scratch(queue, ((const ser_conv_args *)args)->w);
+    case SER_OP_LINEAR: return gemm_weight_scratch(queue, ((const ser_linear_args *)args)->w);
+    case SER_OP_POS_CONV: return cpu_pos_conv_scratch(queue, args);
+    case SER_OP_ATTENTION: return cpu_attention_scratch(queue, args);
+    default: return 0;
+    }
+}
+
+const ser_ops ser_cpu_ops = {
+    .version = SER_OPS_VERSION,
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .queue_create = cpu_queue_create,
+    .queue_free = cpu_queue_free,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .zero = cpu_zero,
+    .sync = cpu_sync,
+    .weight_create = gemm_weight_create,
+    .weight_free = gemm_weight_free,
+    .weight_set = gemm_weight_set,
+    .weight_get = gemm_weight_get,
+    .scratch = cpu_scratch,
+    .log_mel_fwd = cpu_log_mel_fwd,
+    .wave_conv_fwd = cpu_wave_conv_fwd,
+    .conv_fwd = cpu_conv_fwd,
+    .linear_fwd = cpu_linear_fwd,
+    .pos_conv_fwd = cpu_pos_conv_fwd,
+    .residual_norm_fwd = cpu_residual_norm_fwd,
+    .attention_fwd = cpu_attention_fwd,
+    .layer_mix_fwd = cpu_layer_mix_fwd,
+    .attn_pool_fwd = cpu_attn_pool_fwd,
+    .cross_entropy_fwd = cpu_cross_entropy_fwd,
+};

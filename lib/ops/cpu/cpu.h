@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the CPU backend share. One file per op; cpu.c ends in the filled table. */
+#ifndef SER_OPS_CPU_CPU_H
+#define SER_OPS_CPU_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "ops/cpu/gemm.h"
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+struct ser_context {
+    const ser_kernels *kernels;
+    struct onednn *onednn; /* NULL: own products */
+    char name[64];
+};
+
+typedef struct cpu_queue {
+    ser_queue base;
+    const ser_kernels *kernels;
+    int32_t threads;
+} cpu_queue;
+
+static inline const cpu_queue *cpu_queue_of(const ser_queue *queue)
+{
+    return (const cpu_queue *)queue;
+}
+
+/* Index of the calling thread within the loop's team. */
+static inline int cpu_thread(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+/* Threads for `work` (in multiply-adds or touched values): small work is not worth waking a team. */
+static inline int cpu_threads_for(const ser_queue *queue, double work)
+{
+    return work < 50e3 ? 1 : cpu_queue_of(queue)->threads;
+}
+
+static inline int64_t cpu_min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int64_t cpu_ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* Scratch is carved in pieces of whole cache lines. */
+static inline size_t cpu_round(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Write zeros to the invalid rows of y. */
+void cpu_zero_padding(const ser_tensor *y, const ser_rows *rows);
+
+/* In place y = GELU(LayerNorm(y)) on the valid rows, eps 1e-5: the tail of conv and wave_conv. */
+void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
+                        const ser_tensor *gamma, const ser_tensor *beta);
+
+/* The ops; what they compute stands in ops/ops.h, how in the file of the same name. */
+int cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
+size_t cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);
+int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
+size_t cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args);
+int cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args);
+int cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args);
+int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
+size_t cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
+int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
+int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args);
+size_t cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args);
+int cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
+int cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
+int cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
+
+#endif

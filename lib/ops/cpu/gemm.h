@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Matrix products with packed weights: the engine under linear, conv, pos_conv and attention.
+ *
+ * C = act(A W^T + bias), where row i of A is K consecutive floats from a + i * lda. Rows may overlap
+ * (lda < K): a strided convolution on channels-last rows is such a product, without im2col.
+ * Every element of C is one sum over k in rising order, whatever the number of rows, threads or
+ * blocks, so a row's result has the same bits alone and in a batch.
+ */
+#ifndef SER_OPS_CPU_GEMM_H
+#define SER_OPS_CPU_GEMM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ops/cpu/kernels.h"
+#include "ops/ops.h"
+
+struct onednn_weight;
+
+/* W in the form that the products like best. */
+struct ser_weight {
+    ser_weight_spec spec; /* first, see ser_weight_get_spec */
+    float *panels;        /* groups x [rows / nr][cols][nr], or NULL with oneDNN */
+    int64_t panel_pitch;  /* floats per group */
+    struct onednn_weight *onednn;
+};
+
+/* Products of `entries` row ranges; pitches in floats lead from one entry to the next. */
+typedef struct gemm_call {
+    const float *a;
+    int64_t lda, a_pitch;
+    const float *b; /* packed by gemm_pack */
+    int64_t b_pitch;
+    const float *bias; /* or NULL */
+    int64_t bias_pitch;
+    float *c;
+    int64_t ldc, c_pitch;
+    int64_t n, k;
+    int64_t entries;
+    const int32_t *rows; /* [entries], or NULL: max_rows each */
+    int64_t max_rows;
+    int32_t activation;
+} gemm_call;
+
+/* Floats that W [n, k] takes when packed. */
+int64_t gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k);
+
+/* Pack W [n, k], whose element (i, j) is w[i * row_step + j * col_step]; unpack to row-major. */
+void gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int64_t col_step,
+               int64_t n, int64_t k, float *to);
+void gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64_t k, float *w);
+
+/* Scratch of one serial product, in floats. */
+int64_t gemm_block_scratch(void);
+
+/* One product on the calling thread: rows m, panels [first, last) of the packed W. */
+typedef struct gemm_block {
+    const float *a;
+    int64_t lda;
+    const float *b;
+    const float *bias;
+    float *c;
+    int64_t ldc;
+    int64_t m, n, k;
+    int64_t first_panel, last_panel;
+    int32_t activation;
+} gemm_block;
+void gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch);
+
+/* All entries, on the queue's threads, with gemm_scratch(queue) bytes at the start of the queue's scratch. */
+size_t gemm_scratch(const ser_queue *queue);
+void gemm_run(const ser_queue *queue, const gemm_call *call);
+
+/* The same with a weight: call->b and n and k are taken from it, groups as entries if `by_group`.
+ * oneDNN where the weight was packed for it. */
+size_t gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight);
+int gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call);
+
+int gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight);
+void gemm_weight_free(ser_context *context, ser_weight *weight);
+int gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w);
+int gemm_weight_get(ser_queue *queue, const ser_weight *weight, float *w);
+
+#endif

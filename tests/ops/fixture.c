@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+#include "fixture.h"
+
+enum { SLACK = 64, MAX_MATRICES = 256, MAX_WEIGHTS = 64 };
+
+ser_context *context;
+ser_queue *queue;
+static float *blocks[MAX_MATRICES];
+static int block_count;
+static ser_weight *weights[MAX_WEIGHTS];
+static int weight_count;
+
+void fixture_open(void)
+{
+    const char *name;
+    assert_ok(ser_cpu_ops.open(0, &context, &name));
+    assert_ok(ser_cpu_ops.queue_create(context, 2, &queue));
+}
+
+void fixture_threads(int32_t threads)
+{
+    ser_cpu_ops.queue_free(queue);
+    assert_ok(ser_cpu_ops.queue_create(context, threads, &queue));
+}
+
+void matrices_free(void)
+{
+    while (block_count > 0) {
+        ser_mem_free(blocks[--block_count]);
+    }
+    while (weight_count > 0) {
+        ser_cpu_ops.weight_free(context, weights[--weight_count]);
+    }
+}
+
+void fixture_close(void)
+{
+    matrices_free();
+    ser_cpu_ops.queue_free(queue);
+    ser_cpu_ops.close(context);
+    ck_assert_int_eq(ser_mem_live(), 0);
+}
+
+static ser_tensor allocate(int64_t rows, int64_t cols, int64_t front)
+{
+    int64_t before = (SLACK + front) * cols;
+    before = (before + 15) / 16 * 16; /* the first element is aligned */
+    int64_t total = before + (rows + SLACK) * cols;
+    float *block = ser_mem_alloc_raw((size_t)total, sizeof(float));
+    ck_assert_ptr_nonnull(block);
+    ck_assert_int_lt(block_count, MAX_MATRICES);
+    blocks[block_count++] = block;
+    for (int64_t i = 0; i < total; i++) {
+        block[i] = NAN;
+    }
+    return ser_tensor_f32(block + before, rows, cols);
+}
+
+ser_tensor matrix(int64_t rows, int64_t cols, uint64_t seed, int64_t front)
+{
+    ser_tensor x = allocate(rows, cols, front);
+    float *data = x.data;
+    memset(data - front * cols, 0, (size_t)(front * cols) * sizeof(float));
+    harness_fill(data, (size_t)(rows * cols), seed, 1.0F);
+    return x;
+}
+
+ser_tensor poisoned(int64_t rows, int64_t cols)
+{
+    return allocate(rows, cols, 0);
+}
+
+void fill_padding(const ser_tensor *x, const ser_rows *rows, float value)
+{
+    float *data = x->data;
+    for (int64_t b = 0; b < rows->batch; b++) {
+        for (int64_t i = (b * rows->padded + rows->valid[b]) * x->cols;
+             i < (b + 1) * rows->padded * x->cols; i++) {
+            data[i] = value;
+        }
+    }
+}
+
+ser_weight *weight_of(int64_t rows, int64_t cols, int64_t groups, const float *values)
+{
+    const ser_weight_spec spec = {.rows = rows, .cols = cols, .groups = groups};
+    ser_weight *weight = NULL;
+    assert_ok(ser_cpu_ops.weight_create(context, &spec, &weight));
+    ck_assert_int_lt(weight_count, MAX_WEIGHTS);
+    weights[weight_count++] = weight;
+    assert_ok(ser_cpu_ops.weight_set(queue, weight, values));
+    return weight;
+}
+
+void check_rows(const ser_tensor *y, const double *reference, const ser_rows *rows, bool zeros)
+{
+    const float *data = y->data;
+    for (int64_t b = 0; b < rows->batch; b++) {
+        const int64_t first = b * rows->padded * y->cols;
+        const int64_t valid = rows->valid[b] * y->cols;
+        double error = harness_relative_error64(data + first, reference + first, (size_t)valid);
+        ck_assert_msg(error < TOLERANCE, "clip %d: relative error %g", (int)b, error);
+        for (int64_t i = valid; zeros && i < rows->padded * y->cols; i++) {
+            ck_assert_msg(data[first + i] == 0.0F, "clip %d: padding holds %g", (int)b,
+                          (double)data[first + i]);
+        }
+    }
+}
+
+float *content(const ser_tensor *x)
+{
+    ser_tensor copy = allocate(x->rows, x->cols, 0);
+    memcpy(copy.data, x->data, (size_t)(x->rows * x->cols) * sizeof(float));
+    return copy.data;
+}
+
+double gelu_reference(double x)
+{
+    return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+}
