@@ -16,17 +16,20 @@ extern "C" {
 
 /**
  * Scratch memory bound to one model. One thread at a time (SER_ERR_BUSY otherwise); any number of
- * predictors may share a model, each on its own thread.
+ * predictors may share a model, each on its own thread. The memory is made by the first call, grows
+ * when a longer clip or a larger batch comes, and stays until the predictor is freed.
  */
 typedef struct ser_predictor ser_predictor;
 
 /** How to predict. Fill with ser_predictor_options_init(), then change what you need. */
 typedef struct ser_predictor_options {
     size_t struct_size;  /**< set by the init function */
-    int32_t max_batch;   /**< clips computed together, 1..4096; default 8; more are done in turns */
+    int32_t max_batch;   /**< clips computed together, 1..4096; default 8; more are done in turns, and so
+                              are clips that together are longer than max_batch windows */
     int32_t threads;     /**< CPU threads, 1..1024; 0 (default): as the device was opened */
-    double max_seconds;  /**< take longer audio in windows; 0 (default): the model's own value */
-    double window;       /**< seconds per such window; 0 (default): the model's own value */
+    double max_seconds;  /**< take longer audio in windows; 0.01..3600; 0 (default): the model's own value */
+    double window;       /**< seconds per such window, at most max_seconds; 0 (default): the model's own value,
+                              or max_seconds if that is less */
 } ser_predictor_options;
 
 /** Bits of ser_prediction.flags beside those of ser_audio_info.flags. */
@@ -37,11 +40,13 @@ enum {
 /** Details of one clip of the last call. Fill struct_size before the call. */
 typedef struct ser_prediction {
     size_t struct_size;      /**< sizeof(ser_prediction), set by the caller */
-    double start;            /**< seconds into the clip where the part that was used begins (silence is trimmed) */
-    double end;              /**< seconds into the clip where it ends */
+    double start;            /**< seconds into the clip where the part that was used begins (silence is trimmed);
+                                  if windowed, that of the first window */
+    double end;              /**< seconds into the clip where it ends; if windowed, that of the last window */
     double frame_start;      /**< seconds into the clip of the centre of attention frame 0 */
     double frame_step;       /**< seconds between attention frames */
-    const float *attention;  /**< weight of each frame, sum 1; borrowed, valid until the next call; NULL if windowed */
+    const float *attention;  /**< weight of each frame, sum 1; borrowed, valid until the next call; NULL if windowed;
+                                  with padding "hf" the frames of the padding are among them */
     size_t attention_count;  /**< frames */
     const float *logits;     /**< one per class, before the softmax; borrowed like attention; NULL if windowed */
     size_t logits_count;     /**< classes */
@@ -56,7 +61,8 @@ SER_API void ser_predictor_options_init(ser_predictor_options *options, size_t s
 
 /**
  * A predictor for `model`, which it keeps a reference to. `options` NULL means defaults. The caller
- * frees `*predictor`. Errors: ARGUMENT, UNSUPPORTED, MEMORY, DEVICE. Since 0.1.
+ * frees `*predictor`. Errors: ARGUMENT, UNSUPPORTED, BUSY (the model is from before a fork or in
+ * training), MEMORY, DEVICE. Any thread. Since 0.1.
  */
 SER_API int ser_predictor_create(ser_model *model, const ser_predictor_options *options,
                                  ser_predictor **predictor);
@@ -64,22 +70,29 @@ SER_API int ser_predictor_create(ser_model *model, const ser_predictor_options *
 /**
  * Class probabilities of one clip: `probabilities` receives ser_model_label_count() floats in label
  * order, sum 1; `capacity` is the array's length (CAPACITY names the needed one if too small).
- * A clip under 400 samples (or one frame of the model) is padded with zeros to that and flagged SER_AUDIO_SHORT.
- * A clip longer than max_seconds is cut in windows, and the result is the mean of their
- * probabilities, weighted by their length.
- * Errors: ARGUMENT, CAPACITY, BUSY, MEMORY, DEVICE, NUMERIC (the network gave NaN). Since 0.1.
+ * Of a clip, silence at both ends is trimmed if the model asks for it, then the rest is normalised. If that
+ * is less than one frame of the model needs (400 samples for wav2vec 2.0), it is padded at its end
+ * with zeros to that and flagged SER_AUDIO_SHORT.
+ * A clip longer than max_seconds (before trimming) is cut in windows that stand end to end, the last one
+ * shorter; each is taken as a clip of its own, and the result is the mean of their probabilities, weighted by
+ * their length before trimming.
+ * Errors: ARGUMENT, CAPACITY, BUSY, MEMORY, DEVICE, NUMERIC (the network gave NaN); nothing is
+ * written then. Since 0.1.
  */
 SER_API int ser_predict(ser_predictor *predictor, const ser_audio *audio, float *probabilities,
                         size_t capacity);
 
 /**
- * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`. With padding "exact" a
- * clip's result does not depend on what it is batched with. Since 0.1.
+ * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`; no clips
+ * are no error. With padding "exact" (models/FORMAT.md) a clip's result does not depend on what it is
+ * batched with, on the CPU to the last bit. With "hf" every clip is padded with zeros to the longest of the call
+ * (windows are not). Since 0.1.
  */
 SER_API int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *audios,
                               size_t count, float *probabilities, size_t capacity);
 
-/** Details of clip `index` of the last successful call. Errors: ARGUMENT, BUSY. Since 0.1. */
+/** Details of clip `index` of the last successful call; a failed call does not change them. Errors:
+ * ARGUMENT, BUSY. Since 0.1. */
 SER_API int ser_predictor_get_prediction(const ser_predictor *predictor, size_t index,
                                          ser_prediction *prediction);
 

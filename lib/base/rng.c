@@ -14,8 +14,8 @@ uint64_t ser_rng_stream(enum ser_rng_purpose purpose, uint32_t a, uint32_t b)
 void ser_rng_block(uint64_t seed, uint64_t stream, uint64_t block, uint32_t words[4])
 {
     philox4x32_key_t key = {{(uint32_t)seed, (uint32_t)(seed >> 32)}};
-    philox4x32_ctr_t counter = {{(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream,
-                                 (uint32_t)(stream >> 32)}};
+    philox4x32_ctr_t counter = {
+        {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)}};
     philox4x32_ctr_t out = philox4x32_R(10, counter, key);
     for (int i = 0; i < 4; i++) {
         words[i] = out.v[i];

@@ -15,15 +15,16 @@ enum ser_rng_purpose {
     SER_RNG_INIT = 1, /* fresh weights; `a` is the parameter's role, `b` its layer */
 };
 
-/* The stream of a purpose: 16 bits of purpose, 24 bits each of `a` and `b`. Streams never overlap. */
+/* The stream of a purpose: 16 bits of purpose, 24 bits each of `a` and `b`. Streams never overlap.
+ */
 uint64_t ser_rng_stream(enum ser_rng_purpose purpose, uint32_t a, uint32_t b);
 
 /* Four words: key = seed, counter = (block, stream), each low word first. Element e of a stream is
  * word e % 4 of block e / 4. */
 void ser_rng_block(uint64_t seed, uint64_t stream, uint64_t block, uint32_t words[4]);
 
-/* values[i] = low + (high - low) * u with u = (word >> 8) * 2^-24 of element first + i, in double and
- * rounded once to float: u is in [0, 1), so rounding alone may reach `high`. */
+/* values[i] = low + (high - low) * u with u = (word >> 8) * 2^-24 of element first + i, in double
+ * and rounded once to float: u is in [0, 1), so rounding alone may reach `high`. */
 void ser_rng_uniform(uint64_t seed, uint64_t stream, uint64_t first, float low, float high,
                      float *values, size_t count);
 

@@ -16,7 +16,7 @@ struct ser_device {
     ser_context *context;
     char *name; /* owned: the context's name and the threads, "cpu (avx2, ...), 2 threads" */
     int32_t kind;
-    int32_t threads;           /* > 0 */
+    int32_t threads; /* > 0 */
     uint32_t fork_generation;
 };
 

@@ -16,7 +16,7 @@
 enum {
     BLOCK_K = 256,
     BLOCK_ROWS = 144,   /* a multiple of every mr */
-    CHUNK_COLUMNS = 256
+    CHUNK_COLUMNS = 512
 };
 
 int64_t gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k)

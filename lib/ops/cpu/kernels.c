@@ -225,17 +225,21 @@ static void gemm_tile(const ser_tile_args *args)
     }
 }
 
-static void pack_rows(const float *a, int64_t lda, int64_t m, int64_t k, float *to)
+static void pack_rows(const float *restrict a, int64_t lda, int64_t m, int64_t k,
+                      float *restrict to)
 {
-    for (int64_t i = 0; i < MR; i++) {
-        if (i < m) {
-            for (int64_t j = 0; j < k; j++) {
-                to[j * MR + i] = a[i * lda + j];
+    if (m == MR) {
+        for (int64_t j = 0; j < k; j++, to += MR) {
+#pragma GCC unroll 16
+            for (int64_t i = 0; i < MR; i++) {
+                to[i] = a[i * lda + j];
             }
-        } else {
-            for (int64_t j = 0; j < k; j++) {
-                to[j * MR + i] = 0.0F;
-            }
+        }
+        return;
+    }
+    for (int64_t j = 0; j < k; j++, to += MR) {
+        for (int64_t i = 0; i < MR; i++) {
+            to[i] = i < m ? a[i * lda + j] : 0.0F;
         }
     }
 }

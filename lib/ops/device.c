@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+#include "ops/device.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include "base/fail.h"
+#include "base/fork.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { MAX_THREADS = 1024 };
+
+static int32_t clamp_threads(long count)
+{
+    return (int32_t)(count < 1 ? 1 : (count > MAX_THREADS ? MAX_THREADS : count));
+}
+
+static int32_t allowed_cpus(void)
+{
+    /* Room for 65,536 CPUs: the kernel refuses a set that is too small for the machine. */
+    cpu_set_t sets[64];
+    if (sched_getaffinity(0, sizeof sets, sets) != 0) {
+        return 1;
+    }
+    return clamp_threads(CPU_COUNT_S(sizeof sets, sets));
+}
+
+int32_t ser_device_default_threads(void)
+{
+    const char *text = getenv("OMP_NUM_THREADS"); /* "8" or, for nested levels, "8,4" */
+    if (text != NULL) {
+        char *end;
+        errno = 0;
+        long count = strtol(text, &end, 10);
+        if (end != text && (*end == '\0' || *end == ',' || *end == ' ') && errno == 0 &&
+            count > 0) {
+            return clamp_threads(count);
+        }
+    }
+    return allowed_cpus();
+}
+
+static int open_cpu(int32_t threads, ser_device *device)
+{
+    const char *name = NULL;
+    device->ops = &ser_cpu_ops;
+    device->kind = SER_DEVICE_CPU;
+    device->threads = threads > 0 ? threads : ser_device_default_threads();
+    device->fork_generation = ser_fork_generation();
+    int status = device->ops->open(0, &device->context, &name);
+    if (status != 0) {
+        device->context = NULL;
+        return status;
+    }
+    device->name =
+        ser_mem_format("%s, %d thread%s", name, device->threads, device->threads == 1 ? "" : "s");
+    return device->name != NULL ? 0 : SER_ERR_MEMORY;
+}
+
+static int check_kind(int32_t kind, int32_t index)
+{
+    if (kind != SER_DEVICE_AUTO && kind != SER_DEVICE_CPU && kind != SER_DEVICE_CUDA) {
+        return ser_fail(SER_ERR_ARGUMENT, "device: kind is %d, not one of SER_DEVICE_*", kind);
+    }
+    if (index < 0) {
+        return ser_fail(SER_ERR_ARGUMENT, "device: index is %d, at least 0 is needed", index);
+    }
+    if (kind == SER_DEVICE_CPU && index > 0) {
+        return ser_fail(SER_ERR_DEVICE, "device: there is no CPU device %d, the only one is 0",
+                        index);
+    }
+    if (kind == SER_DEVICE_CUDA) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "device: this release of libser cannot use CUDA yet, choose the CPU");
+    }
+    return 0;
+}
+
+int ser_device_create(int32_t kind, int32_t index, int32_t threads, ser_device **device)
+{
+    *device = NULL;
+    int status = check_kind(kind, index);
+    if (status != 0) {
+        return status;
+    }
+    ser_device *d = ser_mem_alloc(1, sizeof *d);
+    if (d == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    atomic_init(&d->references, 1);
+    status = open_cpu(threads, d);
+    if (status != 0) {
+        ser_device_release(d);
+        return status;
+    }
+    if (kind == SER_DEVICE_AUTO) {
+        ser_log(SER_LOG_INFO, "device: using %s, as this release of libser cannot use CUDA yet",
+                d->name);
+    }
+    *device = d;
+    return 0;
+}
+
+int ser_device_kind_count(int32_t kind)
+{
+    switch (kind) {
+    case SER_DEVICE_AUTO:
+    case SER_DEVICE_CPU: return 1;
+    case SER_DEVICE_CUDA: return 0;
+    default: return ser_fail(SER_ERR_ARGUMENT, "device: kind is %d, not one of SER_DEVICE_*", kind);
+    }
+}
+
+ser_device *ser_device_acquire(ser_device *device)
+{
+    atomic_fetch_add(&device->references, 1);
+    return device;
+}
+
+void ser_device_release(ser_device *device)
+{
+    if (device == NULL || atomic_fetch_sub(&device->references, 1) != 1) {
+        return;
+    }
+    if (device->context != NULL) {
+        device->ops->close(device->context);
+    }
+    ser_mem_free(device->name);
+    ser_mem_free(device);
+}
