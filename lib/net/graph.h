@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/* What a network consists of on its device. Private to lib/net. */
+#ifndef SER_NET_GRAPH_H
+#define SER_NET_GRAPH_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "net/net.h"
+
+typedef struct ser_affine {
+    ser_weight *w;
+    ser_tensor bias; /* [1, outputs] or absent */
+} ser_affine;
+
+typedef struct ser_norm {
+    ser_tensor gamma, beta; /* [1, channels] or absent */
+} ser_norm;
+
+typedef struct ser_conv_layer {
+    ser_affine conv; /* w NULL for the convolution on the waveform */
+    ser_norm norm;
+} ser_conv_layer;
+
+typedef struct ser_block {
+    ser_affine qkv; /* q, k, v below each other: [3 C, C] */
+    ser_affine out;
+    ser_norm attention_norm;
+    ser_affine ffn_in, ffn_out;
+    ser_norm final_norm;
+    float *qkv_staging;   /* device memory [3 C, C] until q, k and v are all there, else NULL */
+    unsigned qkv_present; /* bit 0 q, 1 k, 2 v */
+} ser_block;
+
+/* Where a parameter lives: in `weight`, packed, or in `vector`, as it is. */
+typedef struct ser_slot {
+    ser_weight *weight;
+    ser_tensor vector; /* the parameter's own part, in its PyTorch layout */
+    int64_t part;      /* q, k, v: which third of `weight` */
+    int64_t parts;     /* 3 for q, k, v, else 1 */
+    int64_t taps;      /* convolutions: kernel; `weight` has (tap, channel) columns; else 1 */
+    bool is_set;
+} ser_slot;
+
+/* What set and get need to move data; several threads may save one model. */
+typedef struct ser_transfer {
+    pthread_mutex_t lock;
+    ser_queue *queue;
+    float *staging; /* device memory of staging_size bytes, or NULL */
+    size_t staging_size;
+} ser_transfer;
+
+struct ser_net {
+    const ser_ops *ops;
+    ser_context *context;
+    ser_arch arch;
+    ser_params params;
+    ser_slot *slots; /* [params.count] */
+    ser_transfer *transfer;
+    void *vectors; /* device memory of all ser_slot.vector */
+    bool finished;
+
+    ser_tensor mel_mean, mel_std;
+    ser_weight *dft, *mel;
+    ser_tensor wave; /* [C, kernel]: weight of the convolution on the waveform */
+    ser_conv_layer convs[SER_MAX_CONVS];
+    ser_norm feature_norm;
+    ser_affine projection;
+    ser_tensor position_g, position_v;
+    ser_affine position; /* w: g and v folded */
+    ser_norm encoder_norm;
+    ser_block *blocks; /* [arch.layers] */
+    ser_tensor layer_mix;
+    ser_affine pool_hidden;
+    ser_tensor score_weight, score_bias;
+    ser_affine classifier[SER_MAX_CLASSIFIER];
+};
+
+/* Device memory for every parameter of net->params, without values (weights.c), and for what
+ * follows from them (derived.c). */
+int ser_net_place(ser_net *net);
+int ser_net_place_derived(ser_net *net);
+void ser_net_release_weights(ser_net *net);
+
+/* With the transfer's lock held: move f32 elements and wait; fill a weight from the host; a staging
+ * area that stays until it is freed or a larger one is asked for. */
+int ser_net_upload(const ser_net *net, float *device, const float *host, size_t elements);
+int ser_net_download(const ser_net *net, float *host, const float *device, size_t elements);
+int ser_net_pack(const ser_net *net, ser_weight *weight, const float *host);
+int ser_net_staging(const ser_net *net, size_t elements, float **staging);
+void ser_net_staging_free(const ser_net *net);
+
+/* Free device memory, unless NULL, and null the pointer. */
+void ser_device_memory_free(const ser_ops *ops, ser_context *context, void **memory);
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/* The network as a whole: its life, and the pipeline. */
+#include "net/net.h"
+
+#include "base/fail.h"
+#include "base/mem.h"
+#include "net/workspace.h"
+
+void ser_device_memory_free(const ser_ops *ops, ser_context *context, void **memory)
+{
+    if (*memory != NULL) {
+        ops->free(context, *memory);
+    }
+    *memory = NULL;
+}
+
+static int create_transfer(ser_net *net, int32_t threads)
+{
+    ser_transfer *t = ser_mem_alloc(1, sizeof *t);
+    if (t == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    if (pthread_mutex_init(&t->lock, NULL) != 0) {
+        ser_mem_free(t);
+        return ser_fail(SER_ERR_MEMORY, "out of memory: no lock could be made");
+    }
+    net->transfer = t;
+    int status = net->ops->queue_create(net->context, threads, &t->queue);
+    if (status != 0) {
+        t->queue = NULL;
+    }
+    return status;
+}
+
+static void free_transfer(ser_net *net)
+{
+    ser_transfer *t = net->transfer;
+    if (t == NULL) {
+        return;
+    }
+    ser_net_staging_free(net);
+    if (t->queue != NULL) {
+        net->ops->queue_free(t->queue);
+    }
+    pthread_mutex_destroy(&t->lock);
+    ser_mem_free(t);
+}
+
+/* What the ops cannot do with an otherwise valid arch. */
+static int check_arch(const ser_arch *arch)
+{
+    if (arch->conv_count < 1) {
+        return ser_fail(SER_ERR_UNSUPPORTED,
+                        "features.conv_dim: at least one convolution is needed");
+    }
+    if (arch->features == SER_FEATURES_CONV && arch->conv_padding[0] != 0) {
+        return ser_fail(SER_ERR_UNSUPPORTED,
+                        "features.conv_padding: the convolution on the waveform cannot be padded");
+    }
+    if (arch->features == SER_FEATURES_LOGMEL && arch->conv_norm != SER_NORM_LAYER) {
+        return ser_fail(SER_ERR_UNSUPPORTED, "features.norm: log-mel features know \"layer\" only");
+    }
+    return 0;
+}
+
+int ser_net_create(const ser_ops *ops, ser_context *context, int32_t threads, const ser_arch *arch,
+                   ser_net **net)
+{
+    *net = NULL;
+    int status = check_arch(arch);
+    if (status != 0) {
+        return status;
+    }
+    ser_net *n = ser_mem_alloc(1, sizeof *n);
+    if (n == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    n->ops = ops;
+    n->context = context;
+    n->arch = *arch;
+    status = ser_params_plan(arch, &n->params);
+    if (status == 0) {
+        n->slots = ser_mem_alloc(n->params.count, sizeof *n->slots);
+        n->blocks = ser_mem_alloc((size_t)arch->layers, sizeof *n->blocks);
+        status =
+            n->slots != NULL && n->blocks != NULL ? create_transfer(n, threads) : SER_ERR_MEMORY;
+    }
+    if (status == 0) {
+        status = ser_net_place(n);
+    }
+    if (status == 0) {
+        status = ser_net_place_derived(n);
+    }
+    if (status != 0) {
+        ser_net_free(n);
+        return status;
+    }
+    *net = n;
+    return 0;
+}
+
+void ser_net_free(ser_net *net)
+{
+    if (net == NULL) {
+        return;
+    }
+    ser_net_release_weights(net);
+    free_transfer(net);
+    ser_mem_free(net->blocks);
+    ser_mem_free(net->slots);
+    ser_params_clear(&net->params);
+    ser_mem_free(net);
+}
+
+const ser_arch *ser_net_arch(const ser_net *net)
+{
+    return &net->arch;
+}
+
+const ser_params *ser_net_params(const ser_net *net)
+{
+    return &net->params;
+}
+
+/* The pipeline; the same code plans and runs. */
+static int run(ser_workspace *workspace, int64_t batch, int64_t longest,
+               const float *const *samples, const int64_t *counts)
+{
+    ser_pass pass = {.workspace = workspace,
+                     .net = workspace->net,
+                     .arch = &workspace->net->arch,
+                     .queue = workspace->queue,
+                     .samples = samples,
+                     .counts = counts};
+    ser_geometry_plan(pass.arch, batch, longest, &pass.geometry);
+    ser_pass_begin(&pass);
+    ser_tensor x = ser_features_forward(&pass);
+    x = ser_transformer_forward(&pass, x);
+    if (pass.arch->classifier_count > 0) {
+        x = ser_pooling_forward(&pass, x);
+        ser_classifier_forward(&pass, x);
+    }
+    ser_stages *stages = &workspace->stages;
+    stages->rows = ser_pass_frame_rows(&pass);
+    stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * batch;
+    return pass.status;
+}
+
+static int reserve_valid(ser_workspace *workspace, int64_t batch)
+{
+    size_t count = ((size_t)workspace->net->arch.conv_count + 2) * (size_t)batch + 1;
+    if (count <= workspace->valid_count) {
+        return 0;
+    }
+    int32_t *valid = ser_mem_alloc(count, sizeof *valid);
+    if (valid == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    ser_mem_free(workspace->valid);
+    workspace->valid = valid;
+    workspace->valid_count = count;
+    return 0;
+}
+
+static int reserve_arena(ser_workspace *workspace)
+{
+    const ser_net *net = workspace->net;
+    ser_arena *arena = &workspace->arena;
+    if (arena->peak <= arena->size) {
+        return 0;
+    }
+    ser_device_memory_free(net->ops, net->context, &arena->memory);
+    arena->size = 0;
+    int status = net->ops->alloc(net->context, arena->peak, &arena->memory);
+    if (status != 0) {
+        arena->memory = NULL;
+        return status;
+    }
+    arena->size = arena->peak;
+    return 0;
+}
+
+int ser_workspace_plan(ser_workspace *workspace, int64_t batch, int64_t longest)
+{
+    if (workspace->batch == batch && workspace->longest == longest) {
+        return 0;
+    }
+    workspace->batch = 0;
+    int status = reserve_valid(workspace, batch);
+    if (status != 0) {
+        return status;
+    }
+    workspace->queue->planning = true;
+    status = run(workspace, batch, longest, NULL, NULL);
+    int reserved = ser_queue_reserve(workspace->queue); /* also ends the planning */
+    status = status == 0 ? reserved : status;
+    status = status == 0 ? reserve_arena(workspace) : status;
+    if (status == 0) {
+        workspace->batch = batch;
+        workspace->longest = longest;
+    }
+    return status;
+}
+
+static int check_clips(const ser_net *net, int64_t batch, const int64_t *counts, int64_t *longest)
+{
+    if (!net->finished) {
+        return ser_fail(SER_ERR_INTERNAL, "net: forward before finish");
+    }
+    if (batch < 1) {
+        return ser_fail(SER_ERR_INTERNAL, "net: a batch of %lld clips", (long long)batch);
+    }
+    int64_t least = ser_arch_min_samples(&net->arch);
+    *longest = 0;
+    for (int64_t b = 0; b < batch; b++) {
+        if (counts[b] < least || counts[b] > INT32_MAX) {
+            return ser_fail(SER_ERR_INTERNAL, "net: clip %lld has %lld samples, not %lld..%d",
+                            (long long)b, (long long)counts[b], (long long)least, INT32_MAX);
+        }
+        *longest = counts[b] > *longest ? counts[b] : *longest;
+    }
+    return 0;
+}
+
+int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
+                    const float *const *samples, const int64_t *counts, const ser_stages **stages)
+{
+    int64_t longest = 0;
+    int status = check_clips(net, batch, counts, &longest);
+    if (status == 0) {
+        status = ser_workspace_plan(workspace, batch, longest);
+    }
+    if (status == 0) {
+        status = run(workspace, batch, longest, samples, counts);
+    }
+    int waited =
+        net->ops->sync(workspace->queue); /* the clips are the caller's again, whatever happened */
+    status = status == 0 ? waited : status;
+    if (status == 0) {
+        *stages = &workspace->stages;
+    }
+    return status;
+}

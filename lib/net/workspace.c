@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT */
+#include "net/workspace.h"
+
+#include "base/fail.h"
+#include "base/mem.h"
+
+enum {
+    ALIGNMENT = 64,
+    SLACK_ROWS = 16, /* behind every tensor, for loads of whole vectors */
+};
+
+static bool round_up(size_t size, size_t *rounded)
+{
+    size_t sum;
+    if (!ser_add_size(size, ALIGNMENT - 1, &sum)) {
+        return false;
+    }
+    *rounded = sum - sum % ALIGNMENT;
+    return true;
+}
+
+/* Index of the first gap that is large enough, and where it starts. */
+static int32_t find_gap(const ser_arena *arena, size_t size, size_t *start)
+{
+    int32_t i = 0;
+    *start = ALIGNMENT; /* 0 would be NULL while planning */
+    for (; i < arena->count; i++) {
+        if (arena->blocks[i].start - *start >= size && !arena->keep) {
+            break;
+        }
+        *start = arena->blocks[i].end;
+    }
+    return i;
+}
+
+static int arena_take(ser_arena *arena, size_t size, size_t *start)
+{
+    int32_t at = find_gap(arena, size, start);
+    ser_arena_block block = {.start = *start};
+    if (!ser_add_size(*start, size, &block.end)) {
+        return ser_fail(SER_ERR_MEMORY, "out of memory: a batch is larger than the address space");
+    }
+    if (arena->keep && arena->count > 0) {
+        arena->blocks[0].end = block.end;
+    } else if (arena->count == SER_ARENA_BLOCKS) {
+        return ser_fail(SER_ERR_INTERNAL, "net: more than %d tensors are in use at once",
+                        SER_ARENA_BLOCKS);
+    } else {
+        for (int32_t i = arena->count; i > at; i--) {
+            arena->blocks[i] = arena->blocks[i - 1];
+        }
+        arena->blocks[at] = block;
+        arena->count++;
+    }
+    arena->peak = block.end > arena->peak ? block.end : arena->peak;
+    return 0;
+}
+
+static void arena_give(ser_arena *arena, size_t address)
+{
+    for (int32_t i = 0; i < arena->count && !arena->keep; i++) {
+        if (address >= arena->blocks[i].start && address < arena->blocks[i].end) {
+            arena->count--;
+            for (; i < arena->count; i++) {
+                arena->blocks[i] = arena->blocks[i + 1];
+            }
+        }
+    }
+}
+
+static uintptr_t arena_base(const ser_pass *pass)
+{
+    return pass->queue->planning ? 0 : (uintptr_t)pass->workspace->arena.memory;
+}
+
+static void *take_bytes(ser_pass *pass, size_t size)
+{
+    ser_arena *arena = &pass->workspace->arena;
+    size_t start;
+    size_t rounded;
+    if (pass->status != 0) {
+        return NULL;
+    }
+    if (!round_up(size, &rounded)) {
+        pass->status =
+            ser_fail(SER_ERR_MEMORY, "out of memory: a batch is larger than the address space");
+        return NULL;
+    }
+    pass->status = arena_take(arena, rounded, &start);
+    if (pass->status == 0 && !pass->queue->planning && start + rounded > arena->size) {
+        pass->status = ser_fail(SER_ERR_INTERNAL, "net: a pass needs more memory than was planned");
+    }
+    return pass->status == 0 ? (void *)(arena_base(pass) + start) : NULL;
+}
+
+/* f32 [rows, cols] with `front` zero rows before it and `back` rows of anything behind it. */
+static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, int64_t front, int64_t back)
+{
+    size_t row;
+    size_t before;
+    size_t body;
+    size_t size;
+    bool fits = rows >= 0 && cols >= 0 && ser_mul_size((size_t)cols, sizeof(float), &row) &&
+                ser_mul_size((size_t)front, row, &before) && round_up(before, &before) &&
+                ser_mul_size((size_t)rows + (size_t)back, row, &body) &&
+                ser_add_size(before, body, &size);
+    if (!fits && pass->status == 0) {
+        pass->status = ser_fail(SER_ERR_MEMORY,
+                                "out of memory: a tensor of [%lld, %lld] exceeds the address space",
+                                (long long)rows, (long long)cols);
+    }
+    char *block = take_bytes(pass, fits ? size : 0);
+    if (block == NULL) {
+        return (ser_tensor){0};
+    }
+    if (before > 0 && !pass->queue->planning) {
+        pass->status = pass->queue->ops->zero(pass->queue, block, before);
+    }
+    return ser_tensor_f32((void *)((uintptr_t)block + before), rows, cols);
+}
+
+ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
+{
+    return take(pass, rows, cols, 0, SLACK_ROWS);
+}
+
+ser_tensor ser_pass_take_level(ser_pass *pass, int32_t level, int64_t cols)
+{
+    const ser_arch *arch = pass->arch;
+    int64_t rows = pass->geometry.batch * pass->geometry.padded[level];
+    if (level == arch->conv_count) {
+        return ser_pass_take(pass, rows, cols);
+    }
+    /* The last output row reads kernel - stride - padding rows beyond the matrix. */
+    return take(pass, rows, cols, arch->conv_padding[level], arch->conv_kernel[level] + SLACK_ROWS);
+}
+
+void ser_pass_give(ser_pass *pass, ser_tensor tensor)
+{
+    if (tensor.data != NULL) {
+        arena_give(&pass->workspace->arena, (uintptr_t)tensor.data - arena_base(pass));
+    }
+}
+
+void ser_pass_show(ser_pass *pass, ser_tensor *stage, ser_tensor tensor)
+{
+    if (pass->workspace->keep_stages) {
+        *stage = tensor;
+    }
+}
+
+static ser_rows rows_of(const ser_pass *pass, int32_t row, int64_t padded)
+{
+    int64_t batch = pass->geometry.batch;
+    const int32_t *valid = pass->valid != NULL ? pass->valid + row * batch : NULL;
+    return (ser_rows){.batch = batch, .padded = padded, .valid = valid};
+}
+
+ser_rows ser_pass_sample_rows(const ser_pass *pass)
+{
+    return rows_of(pass, 0, pass->geometry.samples);
+}
+
+ser_rows ser_pass_level_rows(const ser_pass *pass, int32_t level)
+{
+    return rows_of(pass, 1 + level, pass->geometry.padded[level]);
+}
+
+ser_rows ser_pass_frame_rows(const ser_pass *pass)
+{
+    return ser_pass_level_rows(pass, pass->arch->conv_count);
+}
+
+ser_rows ser_pass_clip_rows(const ser_pass *pass)
+{
+    ser_rows rows = rows_of(pass, pass->arch->conv_count + 2, pass->geometry.batch);
+    rows.batch = 1; /* all clips as the rows of one */
+    return rows;
+}
+
+ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                           int32_t activation)
+{
+    int64_t outputs = ser_weight_get_spec(layer->w)->rows;
+    ser_tensor y = ser_pass_take(pass, x.rows, outputs);
+    const ser_linear_args args = {
+        .x = x,
+        .rows = rows,
+        .w = layer->w,
+        .bias = layer->bias,
+        .activation = activation,
+        .y = y,
+    };
+    if (pass->status == 0) {
+        pass->status = ser_linear_fwd(pass->queue, &args);
+    }
+    return y;
+}
+
+/* Valid lengths of a clip at every level, into its column of the table. */
+static void set_lengths(ser_pass *pass, int64_t clip)
+{
+    int32_t *valid = pass->workspace->valid;
+    int64_t batch = pass->geometry.batch;
+    int64_t lengths[SER_MAX_CONVS + 1];
+    ser_geometry_lengths(pass->arch, pass->counts[clip], lengths);
+    valid[clip] = (int32_t)pass->counts[clip];
+    for (int32_t i = 0; i <= pass->arch->conv_count; i++) {
+        valid[(1 + i) * batch + clip] = (int32_t)lengths[i];
+    }
+}
+
+void ser_pass_begin(ser_pass *pass)
+{
+    ser_workspace *w = pass->workspace;
+    w->arena.count = 0;
+    w->arena.peak = 0;
+    size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
+    pass->valid = take_bytes(pass, count * sizeof(int32_t));
+    if (pass->status != 0 || pass->queue->planning) {
+        return;
+    }
+    for (int64_t b = 0; b < pass->geometry.batch; b++) {
+        set_lengths(pass, b);
+    }
+    w->valid[count - 1] = (int32_t)pass->geometry.batch;
+    pass->status =
+        pass->queue->ops->upload(pass->queue, pass->valid, w->valid, count * sizeof(int32_t));
+}
+
+int ser_workspace_create(const ser_net *net, int64_t max_batch, int64_t max_samples,
+                         int32_t threads, bool keep_stages, ser_workspace **workspace)
+{
+    *workspace = NULL;
+    ser_workspace *w = ser_mem_alloc(1, sizeof *w);
+    if (w == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    w->net = net;
+    w->keep_stages = keep_stages;
+    w->arena.keep = keep_stages;
+    int status = net->ops->queue_create(net->context, threads, &w->queue);
+    if (status != 0) {
+        w->queue = NULL;
+        goto fail;
+    }
+    if (keep_stages) {
+        w->stages.hidden = ser_mem_alloc((size_t)net->arch.layers + 1, sizeof *w->stages.hidden);
+        w->stages.hidden_count = net->arch.layers + 1;
+        if (w->stages.hidden == NULL) {
+            status = SER_ERR_MEMORY;
+            goto fail;
+        }
+    }
+    status = ser_workspace_plan(w, max_batch, max_samples);
+    if (status != 0) {
+        goto fail;
+    }
+    *workspace = w;
+    return 0;
+
+fail:
+    ser_workspace_free(w);
+    return status;
+}
+
+void ser_workspace_free(ser_workspace *workspace)
+{
+    if (workspace == NULL) {
+        return;
+    }
+    ser_queue *queue = workspace->queue;
+    if (queue != NULL) {
+        ser_device_memory_free(queue->ops, queue->context, &workspace->arena.memory);
+        ser_device_memory_free(queue->ops, queue->context, &queue->scratch);
+        queue->scratch_size = 0;
+        queue->ops->queue_free(queue);
+    }
+    ser_mem_free(workspace->stages.hidden);
+    ser_mem_free(workspace->valid);
+    ser_mem_free(workspace);
+}
+
+int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, float *host)
+{
+    ser_queue *queue = workspace->queue;
+    if (tensor->data == NULL || tensor->type != SER_F32) {
+        return ser_fail(SER_ERR_INTERNAL, "net: this stage was not kept");
+    }
+    size_t size = (size_t)(tensor->rows * tensor->cols) * sizeof(float);
+    int status = queue->ops->download(queue, host, tensor->data, size);
+    return status == 0 ? queue->ops->sync(queue) : status;
+}

@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT */
+#include "predict/predictor.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "audio/audio.h"
+#include "base/fail.h"
+#include "base/fork.h"
+#include "base/mem.h"
+#include "model/model.h"
+#include "predict/pieces.h"
+
+/* Memory that grows from call to call and never shrinks. */
+typedef struct buffer {
+    void *data;
+    size_t capacity; /* bytes */
+} buffer;
+
+/* The answer for one clip. */
+typedef struct clip_result {
+    size_t begin, end; /* samples of the clip: the part that was used */
+    int32_t flags;     /* SER_AUDIO_* and SER_PREDICTION_* */
+    double weight;     /* sum over its windows */
+    size_t frames;     /* 0 for a windowed clip, which has no values */
+    size_t values;     /* where its attention, logits and embedding stand in `values` */
+} clip_result;
+
+/* The answers of one call. */
+typedef struct results {
+    size_t count;
+    buffer clips;  /* clip_result [count] */
+    buffer sums;   /* double [count, labels]: weighted probabilities */
+    buffer values; /* float */
+} results;
+
+struct ser_predictor {
+    ser_model *model;
+    uint32_t fork_generation;
+    atomic_bool busy;
+    int32_t threads;
+    size_t max_batch;
+    ser_piece_rules rules;
+    size_t labels, hidden;
+    ser_workspace *workspace; /* made by the first call */
+    const float **samples;    /* [max_batch] of the batch at hand */
+    int64_t *counts;          /* [max_batch] */
+    buffer pcm, outputs;
+    results last, next; /* of the last successful call, of the one that runs */
+};
+
+static int reserve(buffer *b, size_t count, size_t size)
+{
+    size_t bytes = 0;
+    if (b->data != NULL && ser_mul_size(count, size, &bytes) && bytes <= b->capacity) {
+        return 0;
+    }
+    ser_mem_free(b->data);
+    b->capacity = 0;
+    b->data = ser_mem_alloc_raw(count, size);
+    if (b->data == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    b->capacity = count * size;
+    return 0;
+}
+
+static void clear_results(results *r)
+{
+    ser_mem_free(r->clips.data);
+    ser_mem_free(r->sums.data);
+    ser_mem_free(r->values.data);
+}
+
+/* --- Life --- */
+
+static size_t to_samples(double seconds)
+{
+    return (size_t)llround(seconds * SER_SAMPLING_RATE);
+}
+
+static int set_rules(const ser_predictor_options *options, const ser_model *model,
+                     ser_piece_rules *rules)
+{
+    const ser_config *config = &model->config;
+    double longest =
+        options->max_seconds > 0.0 ? options->max_seconds : config->front_end.max_seconds;
+    double window =
+        options->window > 0.0 ? options->window : fmin(config->front_end.window, longest);
+    if (window > longest) {
+        return ser_fail(SER_ERR_ARGUMENT,
+                        "ser_predictor_options: window is %g s, more than max_seconds (%g s)",
+                        window, longest);
+    }
+    *rules = (ser_piece_rules){.front_end = &config->front_end,
+                               .pad_as_hf = config->pad_as_hf,
+                               .max_samples = to_samples(longest),
+                               .window = to_samples(window),
+                               .min_samples = (size_t)ser_arch_min_samples(&config->arch)};
+    return 0;
+}
+
+static int check_model(const ser_model *model)
+{
+    if (model->config.arch.classifier_count < 1) {
+        return ser_fail(SER_ERR_UNSUPPORTED, "the model is a bare backbone: it has no classifier");
+    }
+    if (atomic_load(&model->taken)) {
+        return ser_fail(SER_ERR_BUSY, "the model is being trained");
+    }
+    return ser_fork_check(model->fork_generation, "the model");
+}
+
+int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
+                       ser_predictor **predictor)
+{
+    *predictor = NULL;
+    ser_piece_rules rules;
+    int status = check_model(model);
+    if (status == 0) {
+        status = set_rules(options, model, &rules);
+    }
+    if (status != 0) {
+        return status;
+    }
+    ser_predictor *p = ser_mem_alloc(1, sizeof *p);
+    if (p == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    ser_model_acquire(model);
+    p->model = model;
+    p->fork_generation = ser_fork_generation();
+    atomic_init(&p->busy, false);
+    p->threads = options->threads > 0 ? options->threads : model->device->threads;
+    p->max_batch = (size_t)options->max_batch;
+    p->rules = rules;
+    p->labels = model->config.label_count;
+    p->hidden = (size_t)model->config.arch.hidden_size;
+    p->samples = ser_mem_alloc(p->max_batch, sizeof *p->samples);
+    p->counts = ser_mem_alloc(p->max_batch, sizeof *p->counts);
+    if (p->samples == NULL || p->counts == NULL) {
+        ser_predictor_destroy(p);
+        return SER_ERR_MEMORY;
+    }
+    *predictor = p;
+    return 0;
+}
+
+void ser_predictor_destroy(ser_predictor *predictor)
+{
+    if (predictor == NULL) {
+        return;
+    }
+    ser_workspace_free(predictor->workspace);
+    ser_model_release(predictor->model);
+    clear_results(&predictor->last);
+    clear_results(&predictor->next);
+    ser_mem_free(predictor->pcm.data);
+    ser_mem_free(predictor->outputs.data);
+    ser_mem_free(predictor->samples);
+    ser_mem_free(predictor->counts);
+    ser_mem_free(predictor);
+}
+
+size_t ser_predictor_label_count(const ser_predictor *predictor)
+{
+    return predictor->labels;
+}
+
+/* --- One call --- */
+
+/* Zeroed answers with what is known before the network has run. */
+static int start_results(ser_predictor *p, const ser_audio *const *audios, size_t count,
+                         const ser_piece *pieces, size_t piece_count)
+{
+    results *r = &p->next;
+    size_t sums;
+    size_t values = 0;
+    r->count = count;
+    if (!ser_mul_size(count, p->labels, &sums)) {
+        return ser_fail(SER_ERR_MEMORY, "out of memory: %zu clips exceed the address space", count);
+    }
+    if (reserve(&r->clips, count, sizeof(clip_result)) != 0 ||
+        reserve(&r->sums, sums, sizeof(double)) != 0) {
+        return SER_ERR_MEMORY;
+    }
+    clip_result *clips = r->clips.data;
+    for (size_t i = 0; i < count; i++) {
+        clips[i] = (clip_result){.flags = audios[i]->info.flags, .begin = audios[i]->count};
+    }
+    memset(r->sums.data, 0, sums * sizeof(double));
+    for (size_t i = 0; i < piece_count; i++) {
+        clip_result *clip = &clips[pieces[i].clip];
+        clip->begin = pieces[i].begin < clip->begin ? pieces[i].begin : clip->begin;
+        clip->end = pieces[i].end > clip->end ? pieces[i].end : clip->end;
+        if (pieces[i].windowed) {
+            clip->flags |= SER_PREDICTION_WINDOWED;
+            continue;
+        }
+        clip->flags |= pieces[i].end - pieces[i].begin < p->rules.min_samples ? SER_AUDIO_SHORT : 0;
+        clip->frames = (size_t)ser_arch_frames(&p->model->config.arch, (int64_t)pieces[i].padded);
+        clip->values = values;
+        values += clip->frames + p->labels + p->hidden;
+    }
+    return reserve(&r->values, values, sizeof(float));
+}
+
+/*
+ * How many of the next pieces, longest first, are computed together: up to max_batch, and no more
+ * samples than that many windows have, so that memory is bounded by the longest clip or a batch of
+ * windows.
+ */
+static size_t batch_size(const ser_predictor *p, const ser_piece *pieces, size_t count)
+{
+    size_t budget = p->max_batch * p->rules.window;
+    size_t fitting = budget / pieces[0].padded;
+    size_t size = count < p->max_batch ? count : p->max_batch;
+    return fitting < size ? (fitting > 0 ? fitting : 1) : size;
+}
+
+static int prepare_batch(ser_predictor *p, const ser_piece *pieces, size_t count)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        total += pieces[i].padded;
+    }
+    if (reserve(&p->pcm, total, sizeof(float)) != 0) {
+        return SER_ERR_MEMORY;
+    }
+    float *to = p->pcm.data;
+    for (size_t i = 0; i < count; i++) {
+        ser_piece_prepare(&p->rules, &pieces[i], to);
+        p->samples[i] = to;
+        p->counts[i] = (int64_t)pieces[i].padded;
+        to += pieces[i].padded;
+    }
+    return 0;
+}
+
+static int forward(ser_predictor *p, size_t count, const ser_stages **stages)
+{
+    const ser_net *net = p->model->net;
+    if (p->workspace == NULL) {
+        int status = ser_workspace_create(net, (int64_t)count, p->counts[0], p->threads, false,
+                                          &p->workspace);
+        if (status != 0) {
+            return status;
+        }
+    }
+    return ser_net_forward(net, p->workspace, (int64_t)count, p->samples, p->counts, stages);
+}
+
+/* Host copies of what a batch gave. */
+typedef struct outputs {
+    const float *alpha;         /* [batch, padded] */
+    const float *pooled;        /* [batch, hidden] */
+    const float *logits;        /* [batch, labels] */
+    const float *probabilities; /* [batch, labels] */
+} outputs;
+
+static size_t elements(const ser_tensor *tensor)
+{
+    return (size_t)(tensor->rows * tensor->cols);
+}
+
+static int fetch(ser_predictor *p, const ser_stages *stages, outputs *o)
+{
+    const ser_tensor *tensors[] = {&stages->alpha, &stages->pooled, &stages->logits,
+                                   &stages->probabilities};
+    const float **to[] = {&o->alpha, &o->pooled, &o->logits, &o->probabilities};
+    size_t total = 0;
+    for (size_t i = 0; i < 4; i++) {
+        total += elements(tensors[i]);
+    }
+    int status = reserve(&p->outputs, total, sizeof(float));
+    float *host = p->outputs.data;
+    for (size_t i = 0; i < 4 && status == 0; i++) {
+        status = ser_workspace_download(p->workspace, tensors[i], host);
+        *to[i] = host;
+        host += elements(tensors[i]);
+    }
+    return status;
+}
+
+static bool all_finite(const float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(x[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Row `row` of a batch into the answer of its clip. */
+static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const ser_stages *stages,
+                   const outputs *o)
+{
+    clip_result *clip = (clip_result *)p->next.clips.data + piece->clip;
+    double *sums = (double *)p->next.sums.data + piece->clip * p->labels;
+    const float *logits = o->logits + row * p->labels;
+    if (!all_finite(logits, p->labels)) {
+        return ser_fail(SER_ERR_NUMERIC, "clip %zu: the network gave NaN or infinity", piece->clip);
+    }
+    double weight = piece->windowed ? (double)piece->length : 1.0;
+    clip->weight += weight;
+    for (size_t k = 0; k < p->labels; k++) {
+        sums[k] += weight * (double)o->probabilities[row * p->labels + k];
+    }
+    if (!piece->windowed) {
+        float *to = (float *)p->next.values.data + clip->values;
+        const float *alpha = o->alpha + row * (size_t)stages->rows.padded;
+        memcpy(to, alpha, clip->frames * sizeof *to);
+        memcpy(to + clip->frames, logits, p->labels * sizeof *to);
+        memcpy(to + clip->frames + p->labels, o->pooled + row * p->hidden, p->hidden * sizeof *to);
+    }
+    return 0;
+}
+
+static int run_batch(ser_predictor *p, const ser_piece *pieces, size_t count)
+{
+    const ser_stages *stages;
+    outputs o;
+    int status = prepare_batch(p, pieces, count);
+    if (status == 0) {
+        status = forward(p, count, &stages);
+    }
+    if (status == 0) {
+        status = fetch(p, stages, &o);
+    }
+    for (size_t i = 0; i < count && status == 0; i++) {
+        status = collect(p, &pieces[i], i, stages, &o);
+    }
+    return status;
+}
+
+/* All went well: show the answers. */
+static void commit(ser_predictor *p, float *probabilities)
+{
+    results old = p->last;
+    p->last = p->next;
+    p->next = old;
+    const clip_result *clips = p->last.clips.data;
+    const double *sums = p->last.sums.data;
+    for (size_t i = 0; i < p->last.count; i++) {
+        for (size_t k = 0; k < p->labels; k++) {
+            probabilities[i * p->labels + k] = (float)(sums[i * p->labels + k] / clips[i].weight);
+        }
+    }
+}
+
+static int run(ser_predictor *p, const ser_audio *const *audios, size_t count, float *probabilities)
+{
+    ser_piece *pieces = NULL;
+    size_t piece_count = 0;
+    int status = ser_pieces_cut(&p->rules, audios, count, &pieces, &piece_count);
+    if (status == 0) {
+        status = start_results(p, audios, count, pieces, piece_count);
+    }
+    for (size_t done = 0; done < piece_count && status == 0;) {
+        size_t size = batch_size(p, pieces + done, piece_count - done);
+        status = run_batch(p, pieces + done, size);
+        done += size;
+    }
+    ser_mem_free(pieces);
+    if (status == 0) {
+        commit(p, probabilities);
+    }
+    return status;
+}
+
+int ser_predictor_run(ser_predictor *predictor, const ser_audio *const *audios, size_t count,
+                      float *probabilities)
+{
+    int status = ser_fork_check(predictor->fork_generation, "the predictor");
+    if (status != 0) {
+        return status;
+    }
+    if (atomic_exchange(&predictor->busy, true)) {
+        return ser_fail(SER_ERR_BUSY, "the predictor is in use by another call: one per thread");
+    }
+    status = run(predictor, audios, count, probabilities);
+    atomic_store(&predictor->busy, false);
+    return status;
+}
+
+int ser_predictor_describe(const ser_predictor *predictor, size_t index, ser_prediction *prediction)
+{
+    int status = ser_fork_check(predictor->fork_generation, "the predictor");
+    if (status != 0) {
+        return status;
+    }
+    if (atomic_load(&predictor->busy)) {
+        return ser_fail(SER_ERR_BUSY, "the predictor is in use by another call: one per thread");
+    }
+    const results *r = &predictor->last;
+    if (index >= r->count) {
+        return ser_fail(SER_ERR_ARGUMENT, "index is %zu, the last successful call had %zu clips",
+                        index, r->count);
+    }
+    const ser_arch *arch = &predictor->model->config.arch;
+    const clip_result *clip = (const clip_result *)r->clips.data + index;
+    double rate = SER_SAMPLING_RATE;
+    *prediction = (ser_prediction){
+        .start = (double)clip->begin / rate,
+        .end = (double)clip->end / rate,
+        .frame_start = ((double)clip->begin + ser_arch_first_centre(arch)) / rate,
+        .frame_step = (double)ser_arch_hop(arch) / rate,
+        .flags = clip->flags,
+    };
+    if (clip->frames > 0) {
+        prediction->attention = (const float *)r->values.data + clip->values;
+        prediction->attention_count = clip->frames;
+        prediction->logits = prediction->attention + clip->frames;
+        prediction->logits_count = predictor->labels;
+        prediction->embedding = prediction->logits + predictor->labels;
+        prediction->embedding_count = predictor->hidden;
+    }
+    return 0;
+}
