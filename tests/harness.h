@@ -19,20 +19,20 @@
 int harness_run(Suite *suite);
 
 /* Fail the test unless `call` gives `status` and its message contains `part`. */
-#define assert_fails(call, status, part)                                                              \
-    do {                                                                                              \
-        int got_ = (call);                                                                            \
-        ck_assert_msg(got_ == (status), "%s gave %s (%s), not %s", #call, ser_status_name(got_),      \
-                      ser_fail_text(), #status);                                                      \
-        ck_assert_msg(strstr(ser_fail_text(), (part)) != NULL, "message \"%s\" lacks \"%s\"",         \
-                      ser_fail_text(), (part));                                                       \
+#define assert_fails(call, status, part)                                                           \
+    do {                                                                                           \
+        int got_ = (call);                                                                         \
+        ck_assert_msg(got_ == (status), "%s gave %s (%s), not %s", #call, ser_status_name(got_),   \
+                      ser_fail_text(), #status);                                                   \
+        ck_assert_msg(strstr(ser_fail_text(), (part)) != NULL, "message \"%s\" lacks \"%s\"",      \
+                      ser_fail_text(), (part));                                                    \
     } while (0)
 
 /* Fail the test unless `call` gives 0. */
-#define assert_ok(call)                                                                               \
-    do {                                                                                              \
-        int got_ = (call);                                                                            \
-        ck_assert_msg(got_ == 0, "%s: %s: %s", #call, ser_status_name(got_), ser_fail_text());        \
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        int got_ = (call);                                                                         \
+        ck_assert_msg(got_ == 0, "%s: %s: %s", #call, ser_status_name(got_), ser_fail_text());     \
     } while (0)
 
 /* Largest |x - y| divided by the largest |y| (1 if that is 0); infinite if either holds a NaN. */
@@ -46,8 +46,8 @@ void harness_fill(float *x, size_t count, uint64_t seed, float scale);
 /* "<$SER_TEST_DATA>/name" in a static buffer of the calling thread. */
 const char *harness_data(const char *name);
 
-/* A fresh temporary directory, removed with all it holds at exit; a file path within it, in one of a
- * few rotating static buffers. */
+/* A fresh temporary directory, removed with all it holds at exit; a file path within it, in one of
+ * a few rotating static buffers. */
 const char *harness_tmpdir(void);
 const char *harness_tmpfile(const char *name);
 

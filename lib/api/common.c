@@ -5,7 +5,7 @@
 #include "base/log.h"
 
 #define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
+#define TEXT(x)    TEXT_OF(x)
 
 const char *ser_status_name(int status)
 {

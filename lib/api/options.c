@@ -24,9 +24,10 @@ int ser_options_take(void *own, size_t own_size, const void *given, const char *
     const unsigned char *bytes = given;
     for (size_t i = own_size; i < size; i++) {
         if (bytes[i] != 0) {
-            return ser_fail(SER_ERR_UNSUPPORTED,
-                            "%s: the option at byte %zu is newer than this library (%zu bytes known)",
-                            name, i, own_size);
+            return ser_fail(
+                SER_ERR_UNSUPPORTED,
+                "%s: the option at byte %zu is newer than this library (%zu bytes known)", name, i,
+                own_size);
         }
     }
     memcpy((unsigned char *)own + sizeof size, bytes + sizeof size,

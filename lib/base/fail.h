@@ -9,7 +9,8 @@
  * text longer than the buffer is cut at a UTF-8 boundary. */
 int ser_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Prefix the recorded text ("clip.wav: " + text) and return `status`; for callers that know the file. */
+/* Prefix the recorded text ("clip.wav: " + text) and return `status`; for callers that know the
+ * file. */
 int ser_fail_prefix(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The recorded text; see ser_error_message(). */

@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-/* How many forks lie between the first process and this one. OpenMP's thread pool does not survive a
- * fork, so a handle remembers the generation that made it. Any thread. */
+/* How many forks lie between the first process and this one. OpenMP's thread pool does not survive
+ * a fork, so a handle remembers the generation that made it. Any thread. */
 uint32_t ser_fork_generation(void);
 
 /* 0, or SER_ERR_BUSY with a text if `generation` is not this process's. `what` names the handle. */

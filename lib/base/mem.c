@@ -52,8 +52,8 @@ void *ser_mem_alloc_raw(size_t count, size_t size)
     size_t bytes;
     size_t padded;
     if (!ser_mul_size(count, size, &bytes) || !ser_add_size(bytes, ALIGNMENT, &padded)) {
-        ser_fail(SER_ERR_MEMORY, "out of memory: %zu elements of %zu bytes exceed the address space",
-                 count, size);
+        ser_fail(SER_ERR_MEMORY,
+                 "out of memory: %zu elements of %zu bytes exceed the address space", count, size);
         return NULL;
     }
     padded -= padded % ALIGNMENT; /* aligned_alloc wants a multiple, and never 0 bytes */

@@ -30,8 +30,8 @@ void ser_mem_free(void *block);
 bool ser_mul_size(size_t a, size_t b, size_t *result);
 bool ser_add_size(size_t a, size_t b, size_t *result);
 
-/* Test hook: the `nth` allocation from now on fails (1 is the next), and with `sticky` all later ones
- * too; 0 switches it off. Allocations are counted over all threads. */
+/* Test hook: the `nth` allocation from now on fails (1 is the next), and with `sticky` all later
+ * ones too; 0 switches it off. Allocations are counted over all threads. */
 void ser_mem_fail_at(uint64_t nth, bool sticky);
 
 /* Blocks that are allocated now; tests compare it before and after. */

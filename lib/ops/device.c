@@ -27,7 +27,7 @@ static int32_t allowed_cpus(void)
     return clamp_threads(CPU_COUNT_S(sizeof sets, sets));
 }
 
-int32_t ser_device_default_threads(void)
+static int32_t default_threads(void)
 {
     const char *text = getenv("OMP_NUM_THREADS"); /* "8" or, for nested levels, "8,4" */
     if (text != NULL) {
@@ -42,12 +42,20 @@ int32_t ser_device_default_threads(void)
     return allowed_cpus();
 }
 
+int32_t ser_device_threads(int32_t wanted)
+{
+    if (ser_fork_generation() > 0) {
+        return 1;
+    }
+    return wanted > 0 ? wanted : default_threads();
+}
+
 static int open_cpu(int32_t threads, ser_device *device)
 {
     const char *name = NULL;
     device->ops = &ser_cpu_ops;
     device->kind = SER_DEVICE_CPU;
-    device->threads = threads > 0 ? threads : ser_device_default_threads();
+    device->threads = ser_device_threads(threads);
     device->fork_generation = ser_fork_generation();
     int status = device->ops->open(0, &device->context, &name);
     if (status != 0) {

@@ -24,8 +24,12 @@ struct ser_device {
 int ser_device_create(int32_t kind, int32_t index, int32_t threads, ser_device **device);
 int ser_device_kind_count(int32_t kind);
 
-/* OMP_NUM_THREADS (its first number), else the CPUs this process may run on; 1..1024. */
-int32_t ser_device_default_threads(void);
+/*
+ * CPU threads for a request: 0 is OMP_NUM_THREADS (its first number), else the CPUs that this
+ * process may run on; 1..1024. In a process forked from one that had used libser it is always 1,
+ * because OpenMP's threads are gone there and libgomp would wait for them forever.
+ */
+int32_t ser_device_threads(int32_t wanted);
 
 ser_device *ser_device_acquire(ser_device *device);
 void ser_device_release(ser_device *device);

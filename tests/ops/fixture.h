@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the op tests share: a CPU queue, matrices between slack that is full of NaN, and a run that
- * plans first. Each test program is run once per instruction set and product engine (meson.build sets
- * SER_CPU_ISA and SER_GEMM); references are plain loops in double precision in the tests.
+ * plans first. Each test program is run once per instruction set and product engine (meson.build
+ * sets SER_CPU_ISA and SER_GEMM); references are plain loops in double precision in the tests.
  */
 #ifndef SER_TESTS_OPS_FIXTURE_H
 #define SER_TESTS_OPS_FIXTURE_H
@@ -39,8 +39,8 @@ void fill_padding(const ser_tensor *x, const ser_rows *rows, float value);
 /* The weight of `spec` packed from host values. */
 ser_weight *weight_of(int64_t rows, int64_t cols, int64_t groups, const float *values);
 
-/* Fails the test unless the valid rows agree with the reference within TOLERANCE, and, with `zeros`, the
- * others are zero. */
+/* Fails the test unless the valid rows agree with the reference within TOLERANCE, and, with
+ * `zeros`, the others are zero. */
 void check_rows(const ser_tensor *y, const double *reference, const ser_rows *rows, bool zeros);
 
 /* Copy of a matrix's content. */
@@ -49,28 +49,28 @@ float *content(const ser_tensor *x);
 double gelu_reference(double x);
 
 /* Plan, reserve, then run an op with the shared queue. */
-#define RUN(op, args)                                                                                 \
-    do {                                                                                              \
-        queue->planning = true;                                                                       \
-        assert_ok(op(queue, args));                                                                   \
-        assert_ok(ser_queue_reserve(queue));                                                          \
-        assert_ok(op(queue, args));                                                                   \
+#define RUN(op, args)                                                                              \
+    do {                                                                                           \
+        queue->planning = true;                                                                    \
+        assert_ok(op(queue, args));                                                                \
+        assert_ok(ser_queue_reserve(queue));                                                       \
+        assert_ok(op(queue, args));                                                                \
     } while (0)
 
 /* A suite of one op with the checked fixture. */
-#define OP_SUITE(name, ...)                                                                           \
-    int main(void)                                                                                    \
-    {                                                                                                 \
-        const TTest *tests[] = {__VA_ARGS__};                                                         \
-        Suite *suite = suite_create(name);                                                            \
-        TCase *tcase = tcase_create(name);                                                            \
-        tcase_add_checked_fixture(tcase, fixture_open, fixture_close);                                \
-        tcase_set_timeout(tcase, 120);                                                                \
-        for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {                                   \
-            tcase_add_test(tcase, tests[i]);                                                          \
-        }                                                                                             \
-        suite_add_tcase(suite, tcase);                                                                \
-        return harness_run(suite);                                                                    \
+#define OP_SUITE(name, ...)                                                                        \
+    int main(void)                                                                                 \
+    {                                                                                              \
+        const TTest *tests[] = {__VA_ARGS__};                                                      \
+        Suite *suite = suite_create(name);                                                         \
+        TCase *tcase = tcase_create(name);                                                         \
+        tcase_add_checked_fixture(tcase, fixture_open, fixture_close);                             \
+        tcase_set_timeout(tcase, 120);                                                             \
+        for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {                                \
+            tcase_add_test(tcase, tests[i]);                                                       \
+        }                                                                                          \
+        suite_add_tcase(suite, tcase);                                                             \
+        return harness_run(suite);                                                                 \
     }
 
 #endif

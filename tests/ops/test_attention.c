@@ -93,4 +93,5 @@ START_TEST(test_same_bits_at_any_padding)
 }
 END_TEST
 
-OP_SUITE("attention", test_agrees_with_plain_loops, test_peaked_scores, test_same_bits_at_any_padding)
+OP_SUITE("attention", test_agrees_with_plain_loops, test_peaked_scores,
+         test_same_bits_at_any_padding)

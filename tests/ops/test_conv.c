@@ -41,8 +41,8 @@ static double *reference_of(const ser_conv_args *a, const geometry *g, const flo
             }
             for (int64_t c = 0; c < g->out; c++) {
                 if (g->norm == SER_CONV_NORM_LAYER) {
-                    row[c] = (row[c] - mean) / sqrt(square + 1e-5) * (double)gamma[c] +
-                             (double)beta[c];
+                    row[c] =
+                        (row[c] - mean) / sqrt(square + 1e-5) * (double)gamma[c] + (double)beta[c];
                 }
                 row[c] = gelu_reference(row[c]);
             }

@@ -29,7 +29,8 @@ static double *reference_of(const ser_linear_args *a, const float *w, int64_t n)
     return y;
 }
 
-static void check_size(int64_t padded, int32_t valid0, int32_t valid1, int64_t k, int64_t n, int act)
+static void check_size(int64_t padded, int32_t valid0, int32_t valid1, int64_t k, int64_t n,
+                       int act)
 {
     const int32_t valid[] = {valid0, valid1};
     ser_tensor x = matrix(2 * padded, k, 1, 0);

@@ -22,7 +22,8 @@ START_TEST(test_layer_mix)
         ser_layer_mix_args args = {.x = x, .rows = rows, .w = w, .index = i, .y = y};
         assert_ok(ser_layer_mix_fwd(queue, &args));
         for (int64_t j = 0; j < x.rows * x.cols; j++) {
-            reference[j] += exp((double)((float *)w.data)[i]) / total * (double)((float *)x.data)[j];
+            reference[j] +=
+                exp((double)((float *)w.data)[i]) / total * (double)((float *)x.data)[j];
         }
     }
     check_rows(&y, reference, &rows, false);
@@ -64,9 +65,11 @@ static void check_pool(bool scored, int64_t width)
             }
         }
         ck_assert_double_lt(
-            harness_relative_error64((float *)args.alpha.data + b * PADDED, alpha, PADDED), TOLERANCE);
+            harness_relative_error64((float *)args.alpha.data + b * PADDED, alpha, PADDED),
+            TOLERANCE);
         ck_assert_double_lt(
-            harness_relative_error64((float *)args.y.data + b * CHANNELS, pooled, CHANNELS), TOLERANCE);
+            harness_relative_error64((float *)args.y.data + b * CHANNELS, pooled, CHANNELS),
+            TOLERANCE);
     }
 }
 
@@ -85,7 +88,8 @@ END_TEST
 
 START_TEST(test_probabilities)
 {
-    const float logits[2][5] = {{1.0F, 2.0F, 3.0F, -4.0F, 0.0F}, {1e4F, -1e4F, 9999.0F, 0.0F, 1e4F}};
+    const float logits[2][5] = {{1.0F, 2.0F, 3.0F, -4.0F, 0.0F},
+                                {1e4F, -1e4F, 9999.0F, 0.0F, 1e4F}};
     ser_tensor z = matrix(2, 5, 1, 0);
     memcpy(z.data, logits, sizeof logits);
     ser_cross_entropy_args args = {.logits = z, .probabilities = poisoned(2, 5)};

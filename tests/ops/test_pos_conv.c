@@ -14,9 +14,9 @@ static double *reference_of(const ser_pos_conv_args *a, const float *w)
                 for (int k = 0; k < a->kernel; k++) {
                     int64_t s = t - a->kernel / 2 + k;
                     for (int64_t i = 0; s >= 0 && s < a->rows.valid[b] && i < width; i++) {
-                        sum += (double)x[(b * a->rows.padded + s) * channels +
-                                         c / width * width + i] *
-                               (double)w[(c * a->kernel + k) * width + i];
+                        sum +=
+                            (double)x[(b * a->rows.padded + s) * channels + c / width * width + i] *
+                            (double)w[(c * a->kernel + k) * width + i];
                     }
                 }
                 int64_t at = (b * a->rows.padded + t) * channels + c;

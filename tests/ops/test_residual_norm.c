@@ -4,8 +4,8 @@
 enum { PADDED = 23, BATCH = 2 };
 static const int32_t valid[] = {23, 11};
 
-static void reference_of(const ser_residual_norm_args *a, const float *x, const float *h, double *sum,
-                         double *y)
+static void reference_of(const ser_residual_norm_args *a, const float *x, const float *h,
+                         double *sum, double *y)
 {
     const int64_t n = a->x.cols;
     for (int64_t r = 0; r < a->x.rows; r++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Per clip and head: S = scale Q K^T, P = softmax(S) by rows, Y = P V (Vaswani et al. 2017). Keys and
- * values of the head are packed once; then blocks of query rows go through both products while
+ * Per clip and head: S = scale Q K^T, P = softmax(S) by rows, Y = P V (Vaswani et al. 2017). Keys
+ * and values of the head are packed once; then blocks of query rows go through both products while
  * their scores stay in the cache, so memory grows with T, not with T^2.
  */
 #include "ops/cpu/cpu.h"
@@ -49,16 +49,28 @@ static void one_head(const ser_kernels *kernels, const ser_attention_args *args,
     gemm_pack(kernels, q + 2 * channels, 1, pitch, width, frames, scratch + l->values);
     for (int64_t t = 0; t < frames; t += QUERY_ROWS) {
         const int64_t rows = cpu_min(QUERY_ROWS, frames - t);
-        const gemm_block qk = {.a = q + t * pitch, .lda = pitch, .b = scratch + l->keys,
-                               .c = scores, .ldc = frames, .m = rows, .n = frames, .k = width,
+        const gemm_block qk = {.a = q + t * pitch,
+                               .lda = pitch,
+                               .b = scratch + l->keys,
+                               .c = scores,
+                               .ldc = frames,
+                               .m = rows,
+                               .n = frames,
+                               .k = width,
                                .last_panel = cpu_ceil_div(frames, kernels->nr)};
         gemm_run_block(kernels, &qk, scratch + l->product);
         for (int64_t i = 0; i < rows; i++) {
             kernels->softmax(scores + i * frames, frames, args->scale);
         }
-        const gemm_block pv = {.a = scores, .lda = frames, .b = scratch + l->values,
-                               .c = y + t * channels, .ldc = channels, .m = rows, .n = width,
-                               .k = frames, .last_panel = cpu_ceil_div(width, kernels->nr)};
+        const gemm_block pv = {.a = scores,
+                               .lda = frames,
+                               .b = scratch + l->values,
+                               .c = y + t * channels,
+                               .ldc = channels,
+                               .m = rows,
+                               .n = width,
+                               .k = frames,
+                               .last_panel = cpu_ceil_div(width, kernels->nr)};
         gemm_run_block(kernels, &pv, scratch + l->product);
     }
 }
@@ -69,8 +81,8 @@ int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args)
     const layout l = plan(queue, args);
     const int64_t tasks = args->rows.batch * args->heads;
     const double work = (double)args->rows.batch * (double)args->rows.padded *
-                        (double)args->rows.padded * (double)args->y.cols;
-    const int threads = cpu_threads_for(queue, work);
+                        (double)args->rows.padded * (double)args->y.cols * 2.0;
+    const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     float *scratch = queue->scratch;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
     for (int64_t task = 0; task < tasks; task++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * y = GELU(norm(conv(x) + bias)). On channels-last rows the kernel * C_in inputs of one output frame
- * are consecutive, so the convolution is a matrix product whose rows overlap: row t starts
+ * y = GELU(norm(conv(x) + bias)). On channels-last rows the kernel * C_in inputs of one output
+ * frame are consecutive, so the convolution is a matrix product whose rows overlap: row t starts
  * stride * C_in floats after row t - 1.
  */
 #include "ops/cpu/cpu.h"
@@ -14,7 +14,7 @@ void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_r
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t total = rows->batch * rows->padded;
-    const int threads = cpu_threads_for(queue, (double)total * (double)y->cols);
+    const int threads = cpu_threads_for(queue, (double)(total * y->cols) * CPU_NS_PER_VALUE);
     float *data = y->data;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, NORM_ROWS) if (threads > 1)
     for (int64_t r = 0; r < total; r++) {

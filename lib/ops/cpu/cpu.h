@@ -41,10 +41,22 @@ static inline int cpu_thread(void)
 #endif
 }
 
-/* Threads for `work` (in multiply-adds or touched values): small work is not worth waking a team. */
-static inline int cpu_threads_for(const ser_queue *queue, double work)
+/* Rough cost on one core of a multiply-add in a product, and of a value in an element-wise pass. */
+#define CPU_NS_PER_MULTIPLY_ADD 0.02
+#define CPU_NS_PER_VALUE        0.7
+
+/*
+ * Threads for a loop that takes `nanoseconds` on one core: each gets enough to be worth waking it.
+ * On a quiet machine a team costs microseconds; on a busy one its barriers cost time slices, so
+ * small networks stay on one thread.
+ */
+static inline int cpu_threads_for(const ser_queue *queue, double nanoseconds)
 {
-    return work < 50e3 ? 1 : cpu_queue_of(queue)->threads;
+    const double least = 200e3;
+    const int32_t threads = cpu_queue_of(queue)->threads;
+    return nanoseconds < 2.0 * least       ? 1
+           : nanoseconds < threads * least ? (int)(nanoseconds / least)
+                                           : threads;
 }
 
 static inline int64_t cpu_min(int64_t a, int64_t b)

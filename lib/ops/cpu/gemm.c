@@ -9,13 +9,14 @@
 #include "ops/cpu/onednn.h"
 
 /*
- * Blocking after Goto & van de Geijn 2008 (Anatomy of High-Performance Matrix Multiplication): a panel
- * of W, BLOCK_K deep (16 KB at 16 columns), stays in the first-level cache while all tiles of a block of packed rows
- * (144 KB) stream past it from the second; a chunk of W is shared by all threads in the third.
+ * Blocking after Goto & van de Geijn 2008 (Anatomy of High-Performance Matrix Multiplication): a
+ * panel of W, BLOCK_K deep (16 KB at 16 columns), stays in the first-level cache while all tiles of
+ * a block of packed rows (144 KB) stream past it from the second; a chunk of W is shared by all
+ * threads in the third.
  */
 enum {
     BLOCK_K = 256,
-    BLOCK_ROWS = 144,   /* a multiple of every mr */
+    BLOCK_ROWS = 144, /* a multiple of every mr */
     CHUNK_COLUMNS = 512
 };
 
@@ -99,7 +100,8 @@ void gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *
     }
 }
 
-/* How a call is cut in tasks: per entry `blocks` even blocks of whole tiles, times chunks of panels. */
+/* How a call is cut in tasks: per entry `blocks` even blocks of whole tiles, times chunks of
+ * panels. */
 typedef struct split {
     int64_t tiles_per_block;
     int64_t blocks; /* of the largest entry */
@@ -129,8 +131,8 @@ static split split_call(const ser_kernels *kernels, const gemm_call *call, int t
 }
 
 /* Task number `task`: chunks of W outermost, so that threads share the same part of W at a time. */
-static void run_task(const ser_kernels *kernels, const gemm_call *call, const split *s, int64_t task,
-                     float *scratch)
+static void run_task(const ser_kernels *kernels, const gemm_call *call, const split *s,
+                     int64_t task, float *scratch)
 {
     const int64_t block = task % s->blocks;
     const int64_t entry = task / s->blocks % call->entries;
@@ -170,7 +172,7 @@ void gemm_run(const ser_queue *queue, const gemm_call *call)
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const double work =
         (double)call->entries * (double)call->max_rows * (double)call->n * (double)call->k;
-    const int threads = cpu_threads_for(queue, work);
+    const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     const split s = split_call(kernels, call, threads);
     const int64_t tasks = s.blocks * s.chunks * call->entries;
     float *scratch = queue->scratch;

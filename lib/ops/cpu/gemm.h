@@ -2,8 +2,8 @@
 /*
  * Matrix products with packed weights: the engine under linear, conv, pos_conv and attention.
  *
- * C = act(A W^T + bias), where row i of A is K consecutive floats from a + i * lda. Rows may overlap
- * (lda < K): a strided convolution on channels-last rows is such a product, without im2col.
+ * C = act(A W^T + bias), where row i of A is K consecutive floats from a + i * lda. Rows may
+ * overlap (lda < K): a strided convolution on channels-last rows is such a product, without im2col.
  * Every element of C is one sum over k in rising order, whatever the number of rows, threads or
  * blocks, so a row's result has the same bits alone and in a batch.
  */
@@ -68,7 +68,8 @@ typedef struct gemm_block {
 } gemm_block;
 void gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch);
 
-/* All entries, on the queue's threads, with gemm_scratch(queue) bytes at the start of the queue's scratch. */
+/* All entries, on the queue's threads, with gemm_scratch(queue) bytes at the start of the queue's
+ * scratch. */
 size_t gemm_scratch(const ser_queue *queue);
 void gemm_run(const ser_queue *queue, const gemm_call *call);
 

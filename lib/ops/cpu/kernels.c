@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compiled once per instruction set with SER_ISA (a name) and SER_LANES (floats per vector register)
- * set by the build. GCC's vector extension keeps the source the same for all.
+ * Compiled once per instruction set with SER_ISA (a name) and SER_LANES (floats per vector
+ * register) set by the build. GCC's vector extension keeps the source the same for all.
  */
 #include "ops/cpu/kernels.h"
 
@@ -11,9 +11,9 @@
 #include "ops/ops.h"
 
 #define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define TEXT_(a) #a
-#define TEXT(a) TEXT_(a)
+#define JOIN(a, b)  JOIN_(a, b)
+#define TEXT_(a)    #a
+#define TEXT(a)     TEXT_(a)
 
 /* A tile of MR rows by two vectors fills the registers: 12 accumulators of 16, or 24 of 32. */
 #if SER_LANES == 16
@@ -84,13 +84,14 @@ static inline void store_part(float *x, vec v, int64_t n)
 }
 
 /*
- * e^x = 2^n e^r with n = round(x / ln 2), r = x - n ln 2 within +-ln 2 / 2; Taylor to degree 6 leaves
- * a relative error of 2e-7. Clamped to the range where 2^n is a normal float.
+ * e^x = 2^n e^r with n = round(x / ln 2), r = x - n ln 2 within +-ln 2 / 2; Taylor to degree 6
+ * leaves a relative error of 2e-7. Clamped to the range where 2^n is a normal float.
  */
 static inline vec exp_vec(vec x)
 {
     x = min_vec(max_vec(x, splat(-87.0F)), splat(88.0F));
-    const float magic = 12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+    const float magic =
+        12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
     vec shifted = x * 1.44269504F + magic;
     vec n = shifted - magic;
     vec r = x - n * 0.693359375F; /* ln 2 in two parts, the first exact in few bits */
@@ -167,14 +168,16 @@ static void bias_act(const float *x, const float *bias, int64_t n, int32_t activ
 }
 
 /* Rows of C that hang over the matrix's edge live in a buffer of one whole tile meanwhile. */
-static void copy_tile(const float *from, int64_t from_ld, int32_t m, int32_t n, float *to, int64_t ld)
+static void copy_tile(const float *from, int64_t from_ld, int32_t m, int32_t n, float *to,
+                      int64_t ld)
 {
     for (int32_t i = 0; i < m; i++) {
         memcpy(to + i * ld, from + i * from_ld, (size_t)n * sizeof(float));
     }
 }
 
-/* c[MR][ldc] (+)= a b, whole tile; the sum runs over k in order, so cutting k in blocks changes no bit. */
+/* c[MR][ldc] (+)= a b, whole tile; the sum runs over k in order, so cutting k in blocks changes no
+ * bit. */
 static inline void multiply_tile(const float *restrict a, const float *restrict b, int64_t k,
                                  int32_t first, float *restrict c, int64_t ldc)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The inner loops that matter, compiled once per instruction set from the same kernels.c and chosen at
- * run time. All are serial; a result never depends on how rows or columns were divided among calls.
+ * The inner loops that matter, compiled once per instruction set from the same kernels.c and chosen
+ * at run time. All are serial; a result never depends on how rows or columns were divided among
+ * calls.
  */
 #ifndef SER_OPS_CPU_KERNELS_H
 #define SER_OPS_CPU_KERNELS_H
@@ -11,16 +12,16 @@
 
 /* C[m, n] (+)= A B on one register tile, m <= mr, n <= nr. */
 typedef struct ser_tile_args {
-    const float *a;    /* [k][mr], packed */
-    const float *b;    /* [k][nr], packed */
-    float *c;          /* [m][ldc] */
+    const float *a; /* [k][mr], packed */
+    const float *b; /* [k][nr], packed */
+    float *c;       /* [m][ldc] */
     int64_t ldc;
     int64_t k;
     int32_t m, n;
-    int32_t first;       /* start from 0 instead of C */
-    int32_t last;        /* finish with bias and activation */
-    int32_t activation;  /* SER_ACT_* */
-    const float *bias;   /* [n] or NULL */
+    int32_t first;      /* start from 0 instead of C */
+    int32_t last;       /* finish with bias and activation */
+    int32_t activation; /* SER_ACT_* */
+    const float *bias;  /* [n] or NULL */
 } ser_tile_args;
 
 typedef struct ser_kernels {
@@ -51,7 +52,8 @@ extern const ser_kernels ser_kernels_baseline;
 extern const ser_kernels ser_kernels_v3;
 extern const ser_kernels ser_kernels_v4;
 
-/* The best one that this CPU can run, or the one that $SER_CPU_ISA (baseline, v3, v4) caps it to. */
+/* The best one that this CPU can run, or the one that $SER_CPU_ISA (baseline, v3, v4) caps it to.
+ */
 const ser_kernels *ser_kernels_pick(void);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* y (+)= softmax(w)[index] * x, the learned mix of hidden states (Peters et al. 2018, ELMo, eq. 1). */
+/* y (+)= softmax(w)[index] * x, the learned mix of hidden states (Peters et al. 2018, ELMo, eq. 1).
+ */
 #include <math.h>
 #include <string.h>
 

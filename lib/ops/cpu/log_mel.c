@@ -8,7 +8,8 @@
 
 #include "ops/cpu/cpu.h"
 
-/* A clip's spectra of one block of frames live in the scratch: [FRAMES, 2 freqs], then power [FRAMES, freqs]. */
+/* A clip's spectra of one block of frames live in the scratch: [FRAMES, 2 freqs], then power
+ * [FRAMES, freqs]. */
 enum { FRAMES = 128 };
 
 size_t cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args)
@@ -54,15 +55,19 @@ static int mel_block(ser_queue *queue, const ser_log_mel_args *args, const float
 {
     const int64_t freqs = args->dft->spec.rows / 2;
     float *power = spectrum + FRAMES * 2 * freqs;
-    gemm_call dft = {.a = x, .lda = args->hop, .c = spectrum, .ldc = 2 * freqs, .entries = 1,
+    gemm_call dft = {.a = x,
+                     .lda = args->hop,
+                     .c = spectrum,
+                     .ldc = 2 * freqs,
+                     .entries = 1,
                      .max_rows = frames};
     int status = gemm_run_weight(queue, args->dft, &dft);
     if (status != 0) {
         return status;
     }
     power_rows(spectrum, frames, freqs, power);
-    gemm_call mel = {.a = power, .lda = freqs, .c = y, .ldc = args->y.cols, .entries = 1,
-                     .max_rows = frames};
+    gemm_call mel = {
+        .a = power, .lda = freqs, .c = y, .ldc = args->y.cols, .entries = 1, .max_rows = frames};
     return gemm_run_weight(queue, args->mel, &mel);
 }
 

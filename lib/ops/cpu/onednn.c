@@ -13,11 +13,11 @@
 #include <dnnl.h>
 
 /*
- * Every product is cut in tasks of the same shape, CHUNK_ROWS rows times up to CHUNK_COLUMNS outputs,
- * each one serial primitive on packed weights. Rows are copied to a dense block first (oneDNN
- * refuses rows that overlap, and the copy stays in the cache); the result goes to a dense block
- * from which bias, activation and the store to C take one pass. One shape for all rows is also what keeps a row's
- * bits independent of its batch.
+ * Every product is cut in tasks of the same shape, CHUNK_ROWS rows times up to CHUNK_COLUMNS
+ * outputs, each one serial primitive on packed weights. Rows are copied to a dense block first
+ * (oneDNN refuses rows that overlap, and the copy stays in the cache); the result goes to a dense
+ * block from which bias, activation and the store to C take one pass. One shape for all rows is
+ * also what keeps a row's bits independent of its batch.
  */
 enum { CHUNK_ROWS = 64, CHUNK_COLUMNS = 256 };
 
@@ -57,12 +57,12 @@ static int check(dnnl_status_t status, const char *what)
                     "oneDNN %s failed with status %d", what, (int)status);
 }
 
-#define TRY(call, what)                                                                               \
-    do {                                                                                              \
-        int status_ = check((call), (what));                                                          \
-        if (status_ != 0) {                                                                           \
-            return status_;                                                                           \
-        }                                                                                             \
+#define TRY(call, what)                                                                            \
+    do {                                                                                           \
+        int status_ = check((call), (what));                                                       \
+        if (status_ != 0) {                                                                        \
+            return status_;                                                                        \
+        }                                                                                          \
     } while (0)
 
 /* ---- the differences between oneDNN 2.x and 3.x ---- */
@@ -72,7 +72,8 @@ static int check(dnnl_status_t status, const char *what)
 static int matrix_desc(dnnl_memory_desc_t *desc, int64_t rows, int64_t cols, dnnl_format_tag_t tag)
 {
     const dnnl_dims_t dims = {rows, cols};
-    return check(dnnl_memory_desc_create_with_tag(desc, 2, dims, dnnl_f32, tag), "memory descriptor");
+    return check(dnnl_memory_desc_create_with_tag(desc, 2, dims, dnnl_f32, tag),
+                 "memory descriptor");
 }
 
 static int matmul_desc(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, int64_t n, int64_t k,
@@ -85,7 +86,8 @@ static int matmul_desc(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, int64_
     status = status != 0 ? status : matrix_desc(&b, k, n, dnnl_format_tag_any);
     status = status != 0 ? status : matrix_desc(&c, CHUNK_ROWS, n, dnnl_ab);
     if (status == 0) {
-        status = check(dnnl_matmul_primitive_desc_create(desc, engine, a, b, NULL, c, attr), "matmul");
+        status =
+            check(dnnl_matmul_primitive_desc_create(desc, engine, a, b, NULL, c, attr), "matmul");
     }
     dnnl_memory_desc_destroy(a);
     dnnl_memory_desc_destroy(b);
@@ -94,7 +96,8 @@ static int matmul_desc(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, int64_
 }
 
 /* Row-major [n, k], seen as its transpose [k, n]. */
-static int plain_memory(dnnl_memory_t *memory, dnnl_engine_t engine, int64_t n, int64_t k, void *data)
+static int plain_memory(dnnl_memory_t *memory, dnnl_engine_t engine, int64_t n, int64_t k,
+                        void *data)
 {
     dnnl_memory_desc_t desc = NULL;
     int status = matrix_desc(&desc, k, n, dnnl_ba);
@@ -130,7 +133,8 @@ static int matmul_desc(dnnl_primitive_desc_t *desc, dnnl_engine_t engine, int64_
     return check(dnnl_primitive_desc_create(desc, &matmul, attr, engine, NULL), "matmul");
 }
 
-static int plain_memory(dnnl_memory_t *memory, dnnl_engine_t engine, int64_t n, int64_t k, void *data)
+static int plain_memory(dnnl_memory_t *memory, dnnl_engine_t engine, int64_t n, int64_t k,
+                        void *data)
 {
     dnnl_memory_desc_t desc;
     int status = matrix_desc(&desc, k, n, dnnl_ba);
@@ -204,7 +208,8 @@ int onednn_open(struct onednn **onednn)
     }
     int status = check(dnnl_engine_create(&o->engine, dnnl_cpu, 0), "engine");
     if (status == 0) {
-        status = check(dnnl_stream_create(&o->stream, o->engine, dnnl_stream_default_flags), "stream");
+        status =
+            check(dnnl_stream_create(&o->stream, o->engine, dnnl_stream_default_flags), "stream");
     }
     if (status != 0) {
         onednn_close(o);
@@ -256,8 +261,8 @@ static int create_parts(struct onednn_weight *w)
         status = SER_ERR_MEMORY;
     }
     for (int64_t i = 0; status == 0 && i < w->spec.groups * w->chunks; i++) {
-        status = check(dnnl_memory_create(&w->packed[i], chunk_shape(w, i % w->chunks)->packed, engine,
-                                          DNNL_MEMORY_ALLOCATE),
+        status = check(dnnl_memory_create(&w->packed[i], chunk_shape(w, i % w->chunks)->packed,
+                                          engine, DNNL_MEMORY_ALLOCATE),
                        "packed weights");
     }
     return status;
@@ -319,10 +324,12 @@ static int transfer(const struct onednn_weight *weight, float *w, bool pack)
 {
     int status = 0;
     for (int64_t i = 0; status == 0 && i < weight->spec.groups * weight->chunks; i++) {
-        const int64_t row = i / weight->chunks * weight->spec.rows + i % weight->chunks * CHUNK_COLUMNS;
+        const int64_t row =
+            i / weight->chunks * weight->spec.rows + i % weight->chunks * CHUNK_COLUMNS;
         dnnl_memory_t plain = NULL;
-        status = plain_memory(&plain, weight->onednn->engine, chunk_columns(weight, i % weight->chunks),
-                              weight->spec.cols, w + row * weight->spec.cols);
+        status =
+            plain_memory(&plain, weight->onednn->engine, chunk_columns(weight, i % weight->chunks),
+                         weight->spec.cols, w + row * weight->spec.cols);
         if (status == 0) {
             status = pack ? reorder(weight->onednn, plain, weight->packed[i])
                           : reorder(weight->onednn, weight->packed[i], plain);
@@ -376,7 +383,8 @@ static int execute(const struct onednn_weight *weight, const shape *s, dnnl_memo
                                         {DNNL_ARG_WEIGHTS, packed},
                                         {DNNL_ARG_DST, memory[1]},
                                         {DNNL_ARG_SCRATCHPAD, memory[2]}};
-        status = check(dnnl_primitive_execute(s->primitive, weight->onednn->stream, 4, args), "matmul");
+        status =
+            check(dnnl_primitive_execute(s->primitive, weight->onednn->stream, 4, args), "matmul");
     }
     for (int i = 0; i < 3; i++) {
         if (memory[i] != NULL) {
@@ -398,15 +406,16 @@ static int run_task(const ser_kernels *kernels, const struct onednn_weight *weig
     const int64_t group = weight->spec.groups > 1 ? entry : 0;
     const int64_t n = chunk_columns(weight, chunk);
     float *rows = (float *)(void *)scratch;
-    float *result = (float *)(void *)(scratch + cpu_round((size_t)(CHUNK_ROWS * call->k) * sizeof(float)));
+    float *result =
+        (float *)(void *)(scratch + cpu_round((size_t)(CHUNK_ROWS * call->k) * sizeof(float)));
     const float *a = call->a + entry * call->a_pitch + row * call->lda;
     for (int64_t i = 0; i < count; i++) {
         memcpy(rows + i * call->k, a + i * call->lda, (size_t)call->k * sizeof(float));
     }
     memset(rows + count * call->k, 0, (size_t)((CHUNK_ROWS - count) * call->k) * sizeof(float));
-    int status = execute(weight, chunk_shape(weight, chunk),
-                         weight->packed[group * weight->chunks + chunk], rows, result,
-                         result + CHUNK_ROWS * CHUNK_COLUMNS);
+    int status =
+        execute(weight, chunk_shape(weight, chunk), weight->packed[group * weight->chunks + chunk],
+                rows, result, result + CHUNK_ROWS * CHUNK_COLUMNS);
     if (status != 0) {
         return status;
     }
@@ -426,7 +435,8 @@ int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t blocks = cpu_ceil_div(call->max_rows, CHUNK_ROWS);
     const int64_t tasks = blocks * call->entries * weight->chunks;
-    const int threads = cpu_threads_for(queue, (double)tasks * (double)call->k * CHUNK_ROWS);
+    const double work = (double)(call->entries * call->max_rows * call->k) * (double)call->n;
+    const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     const size_t pitch = thread_scratch(weight);
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(min : failed)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Products through oneDNN, for the CPUs where its kernels beat ours: those with AVX-512, on which it
- * runs at 95 to 98 % of the peak. Below that, oneDNN 2.x has no packed f32 products and repacks the
- * weights in every call; there gemm.c is about a fifth faster (tests/bench/NOTES.md).
- * The only place that knows oneDNN; without it every function says "not here".
+ * Products through oneDNN, for the CPUs where its kernels beat ours: those with AVX-512, on which
+ * it runs at 95 to 98 % of the peak. Below that, oneDNN 2.x has no packed f32 products and repacks
+ * the weights in every call; there gemm.c is about a fifth faster (tests/bench/NOTES.md). The only
+ * place that knows oneDNN; without it every function says "not here".
  */
 #ifndef SER_OPS_CPU_ONEDNN_H
 #define SER_OPS_CPU_ONEDNN_H
@@ -16,8 +16,8 @@
 struct onednn;
 struct onednn_weight;
 
-/* *onednn is NULL (and the result 0) where own products are to be used. $SER_GEMM (own, onednn) decides
- * instead of the CPU if set. */
+/* *onednn is NULL (and the result 0) where own products are to be used. $SER_GEMM (own, onednn)
+ * decides instead of the CPU if set. */
 int onednn_open(struct onednn **onednn);
 void onednn_close(struct onednn *onednn);
 

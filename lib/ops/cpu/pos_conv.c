@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * y = x + GELU(conv(x) + bias), grouped over channels, stride 1. Each group's channels are copied to
- * rows of their own with kernel - 1 zero rows around them; on these the convolution is a product of
- * overlapping rows, kernel * C / groups long, one row of C / groups apart.
+ * y = x + GELU(conv(x) + bias), grouped over channels, stride 1. Each group's channels are copied
+ * to rows of their own with kernel - 1 zero rows around them; on these the convolution is a product
+ * of overlapping rows, kernel * C / groups long, one row of C / groups apart.
  */
 #include <string.h>
 
@@ -42,13 +42,12 @@ int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
     const int64_t channels = args->x.cols;
     const int64_t width = channels / args->groups;
     const int64_t pitch = slice_size(args);
-    float *slices =
-        (float *)((char *)queue->scratch + gemm_weight_scratch(queue, args->w));
+    float *slices = (float *)((char *)queue->scratch + gemm_weight_scratch(queue, args->w));
     for (int64_t b = 0; b < args->rows.batch; b++) {
         const float *x = (const float *)args->x.data + b * args->rows.padded * channels;
         float *y = (float *)args->y.data + b * args->rows.padded * channels;
         const int64_t valid = args->rows.valid[b];
-        const int threads = cpu_threads_for(queue, (double)valid * (double)channels);
+        const int threads = cpu_threads_for(queue, (double)(valid * channels) * CPU_NS_PER_VALUE);
 #pragma omp parallel for num_threads(threads) if (threads > 1)
         for (int64_t g = 0; g < args->groups; g++) {
             copy_group(args, x, valid, g, slices + g * pitch);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* sum = x + h; y = (sum - mean) / sqrt(var + eps) * gamma + beta, mean and variance over the channels
- * of a row (Ba et al. 2016, Layer Normalization). */
+/* sum = x + h; y = (sum - mean) / sqrt(var + eps) * gamma + beta, mean and variance over the
+ * channels of a row (Ba et al. 2016, Layer Normalization). */
 #include <string.h>
 
 #include "ops/cpu/cpu.h"
@@ -30,7 +30,7 @@ int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t padded = args->rows.padded;
     const int64_t total = args->rows.batch * padded;
-    const int threads = cpu_threads_for(queue, (double)total * (double)args->x.cols);
+    const int threads = cpu_threads_for(queue, (double)(total * args->x.cols) * CPU_NS_PER_VALUE);
 #pragma omp parallel for num_threads(threads) schedule(dynamic, ROWS_PER_TASK) if (threads > 1)
     for (int64_t r = 0; r < total; r++) {
         if (r % padded < args->rows.valid[r / padded]) {

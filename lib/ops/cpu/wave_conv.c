@@ -2,11 +2,11 @@
 /*
  * Layer 0 of wav2vec 2.0: y = GELU(norm(conv(x) + bias)), one input channel.
  *
- * Group norm with one channel per group needs the mean and variance of each channel's convolution over
- * the clip. They follow exactly from the moments of the clip's patches p (the `kernel` samples under a
- * frame): with m = mean(p) and S = mean(p p^T) - m m^T, channel c with filter w has mean w.m and
- * variance w.S.w. So the norm is folded into a filter and a bias per clip, and the output is
- * written once. A convolution bias shifts the mean alone and drops out.
+ * Group norm with one channel per group needs the mean and variance of each channel's convolution
+ * over the clip. They follow exactly from the moments of the clip's patches p (the `kernel` samples
+ * under a frame): with m = mean(p) and S = mean(p p^T) - m m^T, channel c with filter w has mean
+ * w.m and variance w.S.w. So the norm is folded into a filter and a bias per clip, and the output
+ * is written once. A convolution bias shifts the mean alone and drops out.
  */
 #include <math.h>
 
@@ -15,7 +15,8 @@
 enum { MAX_KERNEL = 64 };
 static const double NORM_EPS = 1e-5;
 
-/* m[i] = mean_t x[t * stride + i]; S[i][j] = mean_t x[t * stride + i] x[t * stride + j] - m[i] m[j]. */
+/* m[i] = mean_t x[t * stride + i]; S[i][j] = mean_t x[t * stride + i] x[t * stride + j] - m[i]
+ * m[j]. */
 static void patch_moments(const float *x, int64_t frames, int32_t stride, int32_t kernel, double *m,
                           double *s)
 {
@@ -130,8 +131,8 @@ int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
         .a_pitch = args->rows_in.padded,
         .b = folded,
         .b_pitch = by_clip ? pitch : 0,
-        .bias = by_clip ? folded + gemm_packed_size(kernels, channels, args->kernel)
-                        : args->bias.data,
+        .bias =
+            by_clip ? folded + gemm_packed_size(kernels, channels, args->kernel) : args->bias.data,
         .bias_pitch = by_clip ? pitch : 0,
         .c = args->y.data,
         .ldc = channels,
