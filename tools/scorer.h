@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/* From decoded audio to rows of output: batches across files, means over windows, failures. */
+#ifndef SER_TOOLS_SCORER_H
+#define SER_TOOLS_SCORER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <ser/predict.h>
+
+#include "decode.h"
+#include "output.h"
+#include "progress.h"
+
+typedef struct scorer_setup {
+    ser_predictor *predictor;
+    size_t model_labels;  /* classes of the model */
+    const size_t *chosen; /* [chosen_count]: model classes of the answer, rising */
+    size_t chosen_count;
+    size_t batch;
+    double offset; /* seconds skipped at the start of each file */
+    bool segments;
+    bool attention;
+    const file_list *files;
+    decoder *decoder;
+    output *out;
+    progress *progress;
+} scorer_setup;
+
+typedef struct scorer_result {
+    size_t files_done;
+    size_t files_failed;
+    int first_failure; /* exit code of the first failed file */
+    size_t units;      /* clips and windows computed */
+    double seconds;    /* of audio in them */
+} scorer_result;
+
+/* Do all files, printing in their order. 0, or the exit code of a failure that ends the run
+ * (device, output); failures of single files are only counted. Stops early after a signal. */
+int scorer_run(const scorer_setup *setup, scorer_result *result);
+
+#endif
