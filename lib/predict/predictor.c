@@ -132,7 +132,8 @@ int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
     p->model = model;
     p->fork_generation = ser_fork_generation();
     atomic_init(&p->busy, false);
-    p->threads = options->threads > 0 ? options->threads : model->device->threads;
+    p->threads =
+        options->threads > 0 ? ser_device_threads(options->threads) : model->device->threads;
     p->max_batch = (size_t)options->max_batch;
     p->rules = rules;
     p->labels = model->config.label_count;

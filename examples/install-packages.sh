@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Install what building needs ("build") or building and testing ("test") from Debian 12.
+# Nothing happens if all of it is there; sudo is used only when not root.
+set -eu
+
+build="gcc libc6-dev meson ninja-build pkg-config libsndfile1-dev libsoxr-dev libjansson-dev
+       libdnnl-dev librandom123-dev libmpg123-dev"
+test="check clang libclang-rt-14-dev libomp-14-dev python3 python3-numpy python3-venv python3-pip
+      python3-setuptools python3-wheel sox ffmpeg mandoc abigail-tools binutils g++ git"
+
+case "${1:-build}" in
+build) packages=$build ;;
+test) packages="$build $test" ;;
+*)
+    echo "usage: $0 [build|test]" >&2
+    exit 2
+    ;;
+esac
+
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
+        missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+
+echo "installing:$missing" >&2
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    as_root=sudo
+fi
+$as_root apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2

@@ -1,0 +1,20 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# From a fresh Debian 12 to a first answer: install packages, build, predict the bundled clip.
+set -eu
+cd "$(dirname "$0")/.."
+build=${SER_BUILD_DIR:-build}
+
+sh examples/install-packages.sh build
+if [ ! -f "$build/build.ninja" ]; then
+    meson setup "$build" -Dtests=false >"$build-setup.log" 2>&1 || {
+        cat "$build-setup.log" >&2
+        exit 1
+    }
+    rm -f "$build-setup.log"
+fi
+ninja -C "$build" --quiet >&2
+
+set -- "${1:-examples/clip.wav}"
+echo "\$ $build/tools/ser-predict --model models/ser-mini.safetensors $1"
+"$build/tools/ser-predict" --model models/ser-mini.safetensors "$1"
