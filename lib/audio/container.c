@@ -38,6 +38,7 @@ static const struct magic other_magics[] = {
     AT(0, "fap ", "an Ensoniq PARIS file", AUDIO),
     AT(0, "\xF0\x7E", "a MIDI sample dump", AUDIO),
     AT(0, "MThd", "a MIDI file", ALIEN),
+    AT(28, "alac", "a CAF file with ALAC", AUDIO),
     AT(8, "8SVX", "an Amiga SVX file", AUDIO),
     AT(8, "16SV", "an Amiga SVX file", AUDIO),
     AT(8, "AVI ", "an AVI video", AUDIO),
@@ -87,7 +88,8 @@ enum ser_container ser_container_detect(const unsigned char *head, size_t size)
     if (HAS(0, "FORM") && (HAS(8, "AIFF") || HAS(8, "AIFC"))) {
         return SER_CONTAINER_AIFF;
     }
-    if (HAS(0, "caff")) {
+    /* libsndfile prints when it opens a damaged ALAC file, and asserts in its decoder. */
+    if (HAS(0, "caff") && !HAS(28, "alac")) {
         return SER_CONTAINER_CAF;
     }
     if (HAS(0, ".snd") || HAS(0, "dns.")) {

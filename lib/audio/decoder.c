@@ -14,13 +14,22 @@ int64_t ser_seconds_to_frames(double seconds, int32_t rate)
     return frames < 0x1p62 ? (int64_t)frames : INT64_MAX / 2;
 }
 
+int ser_check_channel(const char *name, int32_t channel, int32_t channels)
+{
+    if (channel < channels) {
+        return 0;
+    }
+    return ser_fail(SER_ERR_ARGUMENT, "%s: channel %d was asked for, but there %s only %d, counted from 0",
+                    name, channel, channels == 1 ? "is" : "are", channels);
+}
+
 static int no_audio(const struct ser_decoder *decoder, const char *why)
 {
     return ser_fail(SER_ERR_DATA, "%s: no audio: %s", decoder->source.name, why);
 }
 
 /* Skip ID3v2 tags (id3.org, section 3.1: sizes of four times seven bits) and look at what follows. */
-static int detect(struct ser_decoder *decoder, bool any_format)
+static int detect(struct ser_decoder *decoder)
 {
     struct ser_source *source = &decoder->source;
     unsigned char head[SER_CONTAINER_HEAD];
@@ -39,7 +48,7 @@ static int detect(struct ser_decoder *decoder, bool any_format)
             if (tagged && decoder->container == SER_CONTAINER_OTHER) {
                 decoder->container = SER_CONTAINER_MPEG;
             }
-            return any_format || tagged ? 0 : ser_container_check(source->name, head, got);
+            return decoder->any_format || tagged ? 0 : ser_container_check(source->name, head, got);
         }
         int64_t footer = (head[5] & 0x10U) != 0 ? 10 : 0;
         decoder->window += 10 + footer + ((head[6] & 0x7F) << 21) + ((head[7] & 0x7F) << 14) +
@@ -111,12 +120,7 @@ static int check_layout(const struct ser_decoder *decoder, const ser_audio_optio
         return ser_fail(SER_ERR_UNSUPPORTED, "%s: %d channels, not within 1..%d", name,
                         decoder->channels, CHANNELS_MAX);
     }
-    if (options->channel >= decoder->channels) {
-        return ser_fail(SER_ERR_ARGUMENT, "%s: channel %d was asked for, but there %s %d, counted from 0",
-                        name, options->channel, decoder->channels == 1 ? "is only" : "are only",
-                        decoder->channels);
-    }
-    return 0;
+    return ser_check_channel(name, options->channel, decoder->channels);
 }
 
 static int skip(struct ser_decoder *decoder, int64_t frames)
@@ -151,14 +155,13 @@ static int skip(struct ser_decoder *decoder, int64_t frames)
 int ser_decoder_open(struct ser_decoder *decoder, const char *path, const void *data, size_t size,
                      const ser_audio_options *options)
 {
-    *decoder = (struct ser_decoder){.remaining = INT64_MAX};
-    bool any_format = options->any_format != 0;
-    int status = path != NULL ? ser_source_open(&decoder->source, path, any_format)
+    *decoder = (struct ser_decoder){.remaining = INT64_MAX, .any_format = options->any_format != 0};
+    int status = path != NULL ? ser_source_open(&decoder->source, path, decoder->any_format)
                               : ser_source_from_memory(&decoder->source, data, size);
     if (status != 0) {
         return status;
     }
-    status = detect(decoder, any_format);
+    status = detect(decoder);
     if (status == 0) {
         status = open_first(decoder);
     }

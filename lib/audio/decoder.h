@@ -29,6 +29,7 @@ extern const struct ser_codec ser_codec_mpeg;
 
 struct ser_decoder {
     struct ser_source source;
+    bool any_format; /* rare containers and encodings, too */
     enum ser_container container;
     int64_t window; /* byte where the audio (behind an ID3 tag) or the current Ogg link begins */
     struct ser_ogg_link link; /* only for Ogg */
@@ -57,6 +58,9 @@ int ser_decoder_open(struct ser_decoder *decoder, const char *path, const void *
 int ser_decoder_read(struct ser_decoder *decoder, float *x, int64_t frames, int64_t *got);
 
 void ser_decoder_close(struct ser_decoder *decoder);
+
+/* SER_ERR_ARGUMENT unless `channel` is one of `channels`, or -1. */
+int ser_check_channel(const char *name, int32_t channel, int32_t channels);
 
 /* Frames nearest to `seconds`, saturated; for offset and length. */
 int64_t ser_seconds_to_frames(double seconds, int32_t rate);

@@ -15,9 +15,10 @@ static int open_frames(struct ser_pipeline *pipeline, const struct ser_origin *o
 {
     const ser_audio_options *options = &pipeline->options;
     pipeline->frames = origin->frames;
-    if (options->channel >= origin->channels) {
-        return ser_fail(SER_ERR_ARGUMENT, "%s: channel %d was asked for, but there are %d, counted from 0",
-                        ser_pipeline_name(pipeline), options->channel, origin->channels);
+    int status =
+        ser_check_channel(ser_pipeline_name(pipeline), options->channel, origin->channels);
+    if (status != 0) {
+        return status;
     }
     int64_t offset = ser_seconds_to_frames(options->offset, origin->rate);
     if (offset > origin->frame_count) {

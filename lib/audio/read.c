@@ -68,6 +68,28 @@ static float full_scale(int format)
     }
 }
 
+/* Encodings that people meet. The others are where libsndfile's faults and assertions are found. */
+static bool is_common(int format)
+{
+    switch (format & SF_FORMAT_SUBMASK) {
+    case SF_FORMAT_PCM_S8:
+    case SF_FORMAT_PCM_U8:
+    case SF_FORMAT_PCM_16:
+    case SF_FORMAT_PCM_24:
+    case SF_FORMAT_PCM_32:
+    case SF_FORMAT_FLOAT:
+    case SF_FORMAT_DOUBLE:
+    case SF_FORMAT_ULAW:
+    case SF_FORMAT_ALAW:
+    case SF_FORMAT_IMA_ADPCM:
+    case SF_FORMAT_MS_ADPCM:
+    case SF_FORMAT_GSM610:
+    case SF_FORMAT_VORBIS:
+    case SF_FORMAT_OPUS: return true;
+    default: return false;
+    }
+}
+
 /* Formats where libsndfile computes the byte of a frame, so that seeking is exact. */
 static bool seeks_exactly(int format)
 {
@@ -123,6 +145,12 @@ static int sndfile_open(struct ser_decoder *decoder)
     SNDFILE *file = sf_open_virtual(&io, SFM_READ, &info, &decoder->source);
     if (file == NULL) {
         return open_failure(decoder);
+    }
+    if (!decoder->any_format && !is_common(info.format)) {
+        (void)sf_close(file);
+        return ser_fail(SER_ERR_UNSUPPORTED,
+                        "%s: a rare encoding (0x%04x of libsndfile); convert it to WAV or FLAC",
+                        decoder->source.name, (unsigned)(info.format & SF_FORMAT_SUBMASK));
     }
     (void)sf_command(file, SFC_SET_NORM_FLOAT, NULL, SF_TRUE);
     decoder->state = file;

@@ -12,7 +12,7 @@ enum { ID_SIZE = 24 };
 /* transformers writes no maps for its default, two unnamed classes. */
 static int numbered_labels(const char *name, json_t *root, ser_config *config)
 {
-    char text[SER_MAX_LABELS][16];
+    char text[SER_MAX_LABELS][24];
     const char *labels[SER_MAX_LABELS];
     int32_t count = 2;
     const ser_json json = {name, "", root};
