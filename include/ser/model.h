@@ -36,7 +36,7 @@ typedef struct ser_model_options {
     int32_t precision;        /**< SER_PRECISION_*; default AUTO */
     int32_t strict;           /**< 1: NaN or infinite weights are an error; 0 (default): a warning */
     uint64_t seed;            /**< of a fresh head (ser_model_create only); default 0 */
-    uint64_t max_header_size; /**< refuse safetensors headers above this many bytes; default 16 MiB */
+    uint64_t max_header_size; /**< refuse larger safetensors headers; 1..100000000 bytes, default 16 MiB */
 } ser_model_options;
 
 /** Zero `size` bytes at `options` and write the defaults. Since 0.1. */

@@ -23,13 +23,18 @@ typedef struct ser_predictor ser_predictor;
 
 /** How to predict. Fill with ser_predictor_options_init(), then change what you need. */
 typedef struct ser_predictor_options {
-    size_t struct_size;  /**< set by the init function */
-    int32_t max_batch;   /**< clips computed together, 1..4096; default 8; more are done in turns, and so
-                              are clips that together are longer than max_batch windows */
-    int32_t threads;     /**< CPU threads, 1..1024; 0 (default): as the device was opened */
-    double max_seconds;  /**< take longer audio in windows; 0.01..3600; 0 (default): the model's own value */
-    double window;       /**< seconds per such window, at most max_seconds; 0 (default): the model's own value,
-                              or max_seconds if that is less */
+    /** Set by the init function. */
+    size_t struct_size;
+    /** Clips computed together, 1..4096; default 8. More are done in turns, and so are clips that
+     * together are longer than max_batch windows. */
+    int32_t max_batch;
+    /** CPU threads, 1..1024; 0 (default): as the device was opened. In a forked process it is 1. */
+    int32_t threads;
+    /** Take longer audio in windows; 0.01..3600 s; 0 (default): the model's own value. */
+    double max_seconds;
+    /** Seconds per such window, at most max_seconds; 0 (default): the model's own value, or
+     * max_seconds if that is less. */
+    double window;
 } ser_predictor_options;
 
 /** Bits of ser_prediction.flags beside those of ser_audio_info.flags. */
@@ -39,21 +44,32 @@ enum {
 
 /** Details of one clip of the last call. Fill struct_size before the call. */
 typedef struct ser_prediction {
-    size_t struct_size;      /**< sizeof(ser_prediction), set by the caller */
-    double start;            /**< seconds into the clip where the part that was used begins (silence is trimmed);
-                                  if windowed, that of the first window */
-    double end;              /**< seconds into the clip where it ends; if windowed, that of the last window */
-    double frame_start;      /**< seconds into the clip of the centre of attention frame 0 */
-    double frame_step;       /**< seconds between attention frames */
-    const float *attention;  /**< weight of each frame, sum 1; borrowed, valid until the next call; NULL if windowed;
-                                  with padding "hf" the frames of the padding are among them */
-    size_t attention_count;  /**< frames */
-    const float *logits;     /**< one per class, before the softmax; borrowed like attention; NULL if windowed */
-    size_t logits_count;     /**< classes */
-    const float *embedding;  /**< the pooled hidden state; borrowed like attention; NULL if windowed */
-    size_t embedding_count;  /**< hidden size */
-    int32_t flags;           /**< SER_AUDIO_* and SER_PREDICTION_* bits */
-    int32_t reserved;        /**< 0 */
+    /** sizeof(ser_prediction), set by the caller. */
+    size_t struct_size;
+    /** Seconds into the clip where the part that was used begins and ends (silence is trimmed); if
+     * windowed, where the first window begins and the last one ends. */
+    double start;
+    double end;
+    /** Seconds into the clip of the centre of attention frame 0, and between attention frames. */
+    double frame_start;
+    double frame_step;
+    /** Weight of each frame, sum 1; borrowed, valid until the next call; NULL if windowed. With
+     * padding "hf" the frames of the padding are among them. */
+    const float *attention;
+    /** Number of frames. */
+    size_t attention_count;
+    /** One per class, before the softmax; borrowed like attention; NULL if windowed. */
+    const float *logits;
+    /** Number of classes. */
+    size_t logits_count;
+    /** The pooled hidden state; borrowed like attention; NULL if windowed. */
+    const float *embedding;
+    /** Hidden size. */
+    size_t embedding_count;
+    /** SER_AUDIO_* and SER_PREDICTION_* bits. */
+    int32_t flags;
+    /** 0. */
+    int32_t reserved;
 } ser_prediction;
 
 /** Zero `size` bytes at `options` and write the defaults. Since 0.1. */
@@ -70,12 +86,13 @@ SER_API int ser_predictor_create(ser_model *model, const ser_predictor_options *
 /**
  * Class probabilities of one clip: `probabilities` receives ser_model_label_count() floats in label
  * order, sum 1; `capacity` is the array's length (CAPACITY names the needed one if too small).
- * Of a clip, silence at both ends is trimmed if the model asks for it, then the rest is normalised. If that
- * is less than one frame of the model needs (400 samples for wav2vec 2.0), it is padded at its end
- * with zeros to that and flagged SER_AUDIO_SHORT.
- * A clip longer than max_seconds (before trimming) is cut in windows that stand end to end, the last one
- * shorter; each is taken as a clip of its own, and the result is the mean of their probabilities, weighted by
- * their length before trimming.
+ *
+ * Silence at both ends is trimmed if the model asks for it, then the rest is normalised. If that is
+ * less than one frame of the model needs (400 samples for wav2vec 2.0), it is padded at its end
+ * with zeros to that and flagged SER_AUDIO_SHORT. A clip longer than max_seconds (before trimming)
+ * is cut in windows that stand end to end, the last one shorter; each is taken as a clip of its
+ * own, and the result is the mean of their probabilities, weighted by their length before trimming.
+ *
  * Errors: ARGUMENT, CAPACITY, BUSY, MEMORY, DEVICE, NUMERIC (the network gave NaN); nothing is
  * written then. Since 0.1.
  */
@@ -83,10 +100,10 @@ SER_API int ser_predict(ser_predictor *predictor, const ser_audio *audio, float 
                         size_t capacity);
 
 /**
- * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`; no clips
- * are no error. With padding "exact" (models/FORMAT.md) a clip's result does not depend on what it is
- * batched with, on the CPU to the last bit. With "hf" every clip is padded with zeros to the longest of the call
- * (windows are not). Since 0.1.
+ * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`; no
+ * clips are no error. With padding "exact" (models/FORMAT.md) a clip's result does not depend on
+ * what it is batched with, on the CPU to the last bit. With "hf" every clip is padded with zeros to
+ * the longest of the call (windows are not). Since 0.1.
  */
 SER_API int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *audios,
                               size_t count, float *probabilities, size_t capacity);

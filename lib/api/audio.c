@@ -25,8 +25,8 @@ void ser_audio_options_init(ser_audio_options *options, size_t size)
 static int check_seconds(double seconds, const char *field)
 {
     if (!isfinite(seconds) || seconds < 0.0) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_options: %s is %s, not a length of time", field,
-                        isfinite(seconds) ? "negative" : "not finite");
+        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_options: %s is %s, not a length of time",
+                        field, isfinite(seconds) ? "negative" : "not finite");
     }
     return 0;
 }
@@ -34,7 +34,8 @@ static int check_seconds(double seconds, const char *field)
 static int check_switch(int32_t value, const char *field)
 {
     if (value != 0 && value != 1) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_options: %s is %d, neither 0 nor 1", field, value);
+        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_options: %s is %d, neither 0 nor 1", field,
+                        value);
     }
     return 0;
 }
@@ -99,21 +100,24 @@ int ser_audio_read_memory(const void *data, size_t size, const ser_audio_options
         return is_null("ser_audio_read_memory", "data");
     }
     if (size > PTRDIFF_MAX) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_read_memory: %zu bytes cannot be one object", size);
+        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_read_memory: %zu bytes cannot be one object",
+                        size);
     }
     ser_audio_options own;
     int status = take_options(&own, options);
     return status != 0 ? status : ser_audio_load_memory(data, size, &own, audio);
 }
 
-static int check_samples(const float *samples, size_t frames, int32_t channels, int32_t sampling_rate)
+static int check_samples(const float *samples, size_t frames, int32_t channels,
+                         int32_t sampling_rate)
 {
     if (samples == NULL) {
         return is_null("ser_audio_from_samples", "samples");
     }
     if (channels < 1 || channels > CHANNELS_MAX) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_audio_from_samples: channels is %d, not within 1..%d",
-                        channels, CHANNELS_MAX);
+        return ser_fail(SER_ERR_ARGUMENT,
+                        "ser_audio_from_samples: channels is %d, not within 1..%d", channels,
+                        CHANNELS_MAX);
     }
     if (frames > PTRDIFF_MAX / sizeof(float) / (size_t)channels) {
         return ser_fail(SER_ERR_ARGUMENT, "ser_audio_from_samples: %zu frames cannot be one object",
@@ -128,7 +132,8 @@ static int check_samples(const float *samples, size_t frames, int32_t channels, 
 }
 
 int ser_audio_from_samples(const float *samples, size_t frames, int32_t channels,
-                           int32_t sampling_rate, const ser_audio_options *options, ser_audio **audio)
+                           int32_t sampling_rate, const ser_audio_options *options,
+                           ser_audio **audio)
 {
     if (audio == NULL) {
         return is_null("ser_audio_from_samples", "audio");

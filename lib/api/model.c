@@ -76,7 +76,10 @@ static char *find_beside_library(void)
         return NULL;
     }
     const char *slash = strrchr(info.dli_fname, '/');
-    int length = slash != NULL ? (int)(slash - info.dli_fname) + 1 : 0;
+    if (slash == NULL) {
+        return NULL; /* a program found through PATH: its place is not known */
+    }
+    int length = (int)(slash - info.dli_fname) + 1;
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
         char *path = ser_mem_format("%.*s%s" DEFAULT_MODEL, length, info.dli_fname, ways[i]);
         if (path != NULL && access(path, F_OK) == 0) {

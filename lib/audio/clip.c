@@ -9,10 +9,10 @@
 static int too_long(const struct ser_pipeline *pipeline)
 {
     double ms = pipeline->options.max_seconds * 1000.0;
-    return ser_fail(SER_ERR_CAPACITY,
-                    "%s: longer than max_seconds, %lld.%03lld; raise it, or read windows (ser_reader)",
-                    ser_pipeline_name(pipeline), (long long)(ms / 1000.0),
-                    (long long)ms % 1000);
+    return ser_fail(
+        SER_ERR_CAPACITY,
+        "%s: longer than max_seconds, %lld.%03lld; raise it, or read windows (ser_reader)",
+        ser_pipeline_name(pipeline), (long long)(ms / 1000.0), (long long)ms % 1000);
 }
 
 static int decode_all(struct ser_pipeline *pipeline, struct ser_samples *samples)
@@ -38,14 +38,16 @@ static int fit(struct ser_samples *samples)
     if (samples->capacity - samples->count <= samples->count / 8) {
         return 0;
     }
-    int status = ser_mem_grow(&samples->data, samples->count, samples->count, sizeof *samples->data);
+    int status =
+        ser_mem_grow(&samples->data, samples->count, samples->count, sizeof *samples->data);
     if (status == 0) {
         samples->capacity = samples->count;
     }
     return status;
 }
 
-static int load(const struct ser_origin *origin, const ser_audio_options *options, ser_audio **audio)
+static int load(const struct ser_origin *origin, const ser_audio_options *options,
+                ser_audio **audio)
 {
     struct ser_pipeline pipeline;
     struct ser_samples samples = {0};

@@ -15,7 +15,10 @@ struct magic {
 
 #define AUDIO SER_ERR_UNSUPPORTED
 #define ALIEN SER_ERR_FORMAT
-#define AT(offset, text, what, status) {offset, text, sizeof text - 1, what, status}
+#define AT(offset, text, what, status)                                                             \
+    {                                                                                              \
+        offset, text, sizeof text - 1, what, status                                                \
+    }
 
 /* Only for the message: which mistake was made, and whether a converter would help. */
 static const struct magic other_magics[] = {
@@ -50,8 +53,8 @@ static const struct magic other_magics[] = {
     AT(0, "PK\x03\x04", "a ZIP archive", ALIEN),
     AT(0, "\x1F\x8B", "a gzip file", ALIEN),
     AT(0, "\x28\xB5\x2F\xFD", "a Zstandard file", ALIEN),
-    AT(0, "\xFD" "7zXZ", "an xz file", ALIEN),
-    AT(0, "\x7F" "ELF", "a program", ALIEN),
+    AT(0, "\xFD\x37zXZ", "an xz file", ALIEN),
+    AT(0, "\x7F\x45LF", "a program", ALIEN),
     AT(0, "<!DOCTYPE", "an HTML page", ALIEN),
     AT(0, "<!doctype", "an HTML page", ALIEN),
     AT(0, "<html", "an HTML page", ALIEN),
@@ -70,8 +73,9 @@ static bool has(const unsigned char *head, size_t size, size_t offset, const cha
  * sampling rate. Layer 0 would be AAC's ADTS header. */
 static bool is_mpeg(const unsigned char *head, size_t size)
 {
-    return size >= 4 && head[0] == 0xFF && (head[1] & 0xE0U) == 0xE0U && (head[1] & 0x18U) != 0x08U &&
-           (head[1] & 0x06U) != 0 && (head[2] & 0xF0U) != 0xF0U && (head[2] & 0x0CU) != 0x0CU;
+    return size >= 4 && head[0] == 0xFF && (head[1] & 0xE0U) == 0xE0U &&
+           (head[1] & 0x18U) != 0x08U && (head[1] & 0x06U) != 0 && (head[2] & 0xF0U) != 0xF0U &&
+           (head[2] & 0x0CU) != 0x0CU;
 }
 
 enum ser_container ser_container_detect(const unsigned char *head, size_t size)

@@ -32,19 +32,26 @@ enum ser_container ser_container_detect(const unsigned char *head, size_t size);
  * audio) or SER_ERR_FORMAT, naming what the file looks like. */
 int ser_container_check(const char *name, const unsigned char *head, size_t size);
 
-struct ser_extent {
-    bool empty; /* ends before the place where audio would begin */
-    bool cut;   /* ends before the audio that its framing promises does */
-    /* A recorder that did not finish leaves a data size of 0: the place of that field, from the start
-     * of the window, and the bytes that follow it; else 0. */
-    int64_t unset_size_at;
-    int64_t bytes_left;
-    bool big_endian; /* the field */
+enum { SER_PREFIX_SIZE = 2048 };
+
+/*
+ * Where the samples are. Files made of chunks are shown to the codec as a header of only what
+ * decoding needs, `prefix`, and the samples: no comments, pictures or cue lists, in which its
+ * parser can be led astray, and a true size in place of one that is missing or wrong.
+ */
+struct ser_framing {
+    bool empty;         /* the file ends before the place where audio would begin */
+    bool cut;           /* the file ends before the audio that its header promises does */
+    const char *lacks;  /* what cannot be missing, or NULL */
+    int64_t begin, end; /* bytes for the codec, behind the prefix */
+    size_t prefix_size; /* 0: the file as it is */
+    unsigned char prefix[SER_PREFIX_SIZE];
 };
 
-/* Walks the chunks of the source's window in time linear in its size; what cannot be told is false.
- * For Ogg see ser_ogg_link. */
-struct ser_extent ser_container_extent(struct ser_source *source, enum ser_container container);
+/* Looks at the bytes from `begin` on, in time linear in their number. What cannot be told is false.
+ * For Ogg see ser_ogg_find_link. */
+void ser_container_frame(struct ser_source *source, enum ser_container container, int64_t begin,
+                         struct ser_framing *framing);
 
 /* One link of a chained Ogg file: a group of streams that begin and end together. */
 struct ser_ogg_link {

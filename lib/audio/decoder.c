@@ -19,8 +19,9 @@ int ser_check_channel(const char *name, int32_t channel, int32_t channels)
     if (channel < channels) {
         return 0;
     }
-    return ser_fail(SER_ERR_ARGUMENT, "%s: channel %d was asked for, but there %s only %d, counted from 0",
-                    name, channel, channels == 1 ? "is" : "are", channels);
+    return ser_fail(SER_ERR_ARGUMENT,
+                    "%s: channel %d was asked for, but there %s only %d, counted from 0", name,
+                    channel, channels == 1 ? "is" : "are", channels);
 }
 
 static int no_audio(const struct ser_decoder *decoder, const char *why)
@@ -28,7 +29,7 @@ static int no_audio(const struct ser_decoder *decoder, const char *why)
     return ser_fail(SER_ERR_DATA, "%s: no audio: %s", decoder->source.name, why);
 }
 
-/* Skip ID3v2 tags (id3.org, section 3.1: sizes of four times seven bits) and look at what follows. */
+/* Skip ID3v2 tags (id3.org, section 3.1: sizes of four times seven bits), look at what follows. */
 static int detect(struct ser_decoder *decoder)
 {
     struct ser_source *source = &decoder->source;
@@ -57,40 +58,43 @@ static int detect(struct ser_decoder *decoder)
     }
 }
 
-static struct ser_extent extent(struct ser_decoder *decoder)
+/* Find what the codec is to see of the window. */
+static int frame(struct ser_decoder *decoder)
 {
-    if (decoder->container == SER_CONTAINER_OGG) {
-        return (struct ser_extent){.empty = decoder->link.empty, .cut = decoder->link.damaged};
-    }
-    return ser_container_extent(&decoder->source, decoder->container);
-}
-
-/* Give codecs the real size where the header's was never written. */
-static void mend_size(struct ser_decoder *decoder)
-{
-    struct ser_extent found = extent(decoder);
     struct ser_source *source = &decoder->source;
-    if (found.unset_size_at == 0) {
-        return;
+    struct ser_framing *framing = &decoder->framing;
+    ser_container_frame(source, decoder->container, decoder->window, framing);
+    if (decoder->container == SER_CONTAINER_OGG) {
+        struct ser_ogg_link link = ser_ogg_find_link(source, decoder->window);
+        framing->end = link.end;
+        framing->empty = link.empty;
+        framing->cut = link.damaged;
     }
-    uint64_t size = (uint64_t)found.bytes_left;
-    size = size < 0xFFFFFFFFU ? size : 0xFFFFFFFFU;
-    source->patch_at = found.unset_size_at;
-    for (size_t i = 0; i < sizeof source->patch; i++) {
-        source->patch[found.big_endian ? 3 - i : i] = (unsigned char)(size >> (8 * i));
+    if (source->error != 0) {
+        return ser_source_failure(source);
     }
+    if (framing->empty) {
+        return no_audio(decoder, "the file ends within its header");
+    }
+    if (framing->lacks != NULL) {
+        return ser_fail(SER_ERR_FORMAT,
+                        "%s: cannot be decoded: a chunk \"%s\" is missing or damaged", source->name,
+                        framing->lacks);
+    }
+    ser_source_window(source, framing->begin, framing->end);
+    source->prefix = framing->prefix;
+    source->prefix_size = (int64_t)framing->prefix_size;
+    return 0;
 }
 
 static int open_codec(struct ser_decoder *decoder)
 {
-    int64_t end = decoder->source.size;
-    if (decoder->container == SER_CONTAINER_OGG) {
-        decoder->link = ser_ogg_find_link(&decoder->source, decoder->window);
-        end = decoder->link.end;
+    int status = frame(decoder);
+    if (status != 0) {
+        return status;
     }
-    ser_source_window(&decoder->source, decoder->window, end);
-    mend_size(decoder);
-    decoder->codec = decoder->container == SER_CONTAINER_MPEG ? &ser_codec_mpeg : &ser_codec_sndfile;
+    decoder->codec =
+        decoder->container == SER_CONTAINER_MPEG ? &ser_codec_mpeg : &ser_codec_sndfile;
     decoder->claimed = -1;
     decoder->tolerance = 0;
     decoder->can_seek = false;
@@ -98,15 +102,6 @@ static int open_codec(struct ser_decoder *decoder)
     decoder->full_scale = 1.0F;
     decoder->link_start = decoder->position;
     return decoder->codec->open(decoder);
-}
-
-static int open_first(struct ser_decoder *decoder)
-{
-    int status = open_codec(decoder);
-    if (status == SER_ERR_FORMAT && extent(decoder).empty) {
-        return no_audio(decoder, "the file ends within its header");
-    }
-    return status;
 }
 
 static int check_layout(const struct ser_decoder *decoder, const ser_audio_options *options)
@@ -163,7 +158,7 @@ int ser_decoder_open(struct ser_decoder *decoder, const char *path, const void *
     }
     status = detect(decoder);
     if (status == 0) {
-        status = open_first(decoder);
+        status = open_codec(decoder);
     }
     if (status == 0) {
         status = check_layout(decoder, options);
@@ -186,22 +181,22 @@ int ser_decoder_open(struct ser_decoder *decoder, const char *path, const void *
 static int next_window(struct ser_decoder *decoder)
 {
     int64_t decoded = decoder->position - decoder->link_start;
-    decoder->damaged = decoder->damaged || extent(decoder).cut ||
+    decoder->damaged = decoder->damaged || decoder->framing.cut ||
                        (decoder->claimed >= 0 && decoded + decoder->tolerance < decoder->claimed);
     decoder->codec->close(decoder);
-    if (decoder->container != SER_CONTAINER_OGG || decoder->source.end >= decoder->source.size) {
+    if (decoder->container != SER_CONTAINER_OGG || decoder->framing.end >= decoder->source.size) {
         return 0;
     }
     int32_t rate = decoder->rate;
     int32_t channels = decoder->channels;
-    decoder->window = decoder->source.end;
+    decoder->window = decoder->framing.end;
     int status = open_codec(decoder);
     if (status != 0 || decoder->rate != rate || decoder->channels != channels) {
         decoder->codec->close(decoder);
         decoder->rate = rate;
         decoder->channels = channels;
         decoder->damaged = true;
-        return status == SER_ERR_FORMAT || status == SER_ERR_UNSUPPORTED ? 0 : status;
+        return status == SER_ERR_MEMORY || status == SER_ERR_IO ? status : 0;
     }
     return 0;
 }

@@ -32,11 +32,11 @@ struct ser_decoder {
     bool any_format; /* rare containers and encodings, too */
     enum ser_container container;
     int64_t window; /* byte where the audio (behind an ID3 tag) or the current Ogg link begins */
-    struct ser_ogg_link link; /* only for Ogg */
+    struct ser_framing framing;
 
     const struct ser_codec *codec;
-    void *state;       /* the codec's, or NULL while it is closed */
-    int32_t rate;      /* Hz */
+    void *state;  /* the codec's, or NULL while it is closed */
+    int32_t rate; /* Hz */
     int32_t channels;
     float full_scale;  /* largest sample value of the encoding */
     int64_t claimed;   /* frames that the header promises, or -1; of one link */

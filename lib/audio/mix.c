@@ -5,13 +5,14 @@
 
 #include "base/fail.h"
 
-#define CLIPPED_SHARE 0.01
-#define DC_LIMIT 0.05
+#define CLIPPED_SHARE   0.01
+#define DC_LIMIT        0.05
 #define CANCELLED_SHARE 0.01
 
 enum { SHORT_SAMPLES = 400 }; /* one frame of the wav2vec 2.0 feature extractor */
 
-static int nonfinite_failure(const struct ser_mixer *mixer, float value, int64_t frame, int32_t channel)
+static int nonfinite_failure(const struct ser_mixer *mixer, float value, int64_t frame,
+                             int32_t channel)
 {
     return ser_fail(SER_ERR_DATA, "%s: sample %lld of channel %d is %s", mixer->name,
                     (long long)frame, channel, isnan(value) ? "not a number" : "infinite");
@@ -106,7 +107,8 @@ static int32_t flags(const struct ser_tally *tally, const struct ser_level *leve
     return bits;
 }
 
-void ser_describe(ser_audio_info *info, const struct ser_tally *tally, const struct ser_level *level)
+void ser_describe(ser_audio_info *info, const struct ser_tally *tally,
+                  const struct ser_level *level)
 {
     double count = level->count > 0 ? (double)level->count : 1.0;
     double samples = tally->samples > 0 ? (double)tally->samples : 1.0;

@@ -14,8 +14,8 @@ struct ser_tally {
     int64_t samples; /* of the channels that are used */
     int64_t clipped;
     int64_t nonfinite;
-    double mixed_power;   /* sum of squares of the mixed samples */
-    double channel_power; /* sum over frames of the mean square over the used channels */
+    double mixed_power;     /* sum of squares of the mixed samples */
+    double channel_power;   /* sum over frames of the mean square over the used channels */
     double lowest, highest; /* of the mixed samples */
 };
 
@@ -42,6 +42,7 @@ void ser_tally_add(struct ser_tally *total, const struct ser_tally *part);
 void ser_level_add(struct ser_level *level, const float *x, size_t count);
 
 /* Flags and numbers of `info` that follow from both; the others stay as they are. */
-void ser_describe(ser_audio_info *info, const struct ser_tally *tally, const struct ser_level *level);
+void ser_describe(ser_audio_info *info, const struct ser_tally *tally,
+                  const struct ser_level *level);
 
 #endif

@@ -74,11 +74,12 @@ static bool same_format(const struct ser_decoder *decoder)
     int channels = 0;
     int encoding = 0;
     return mpg123_getformat(decoder->state, &rate, &channels, &encoding) == MPG123_OK &&
-           rate == decoder->rate && channels == decoder->channels && encoding == MPG123_ENC_FLOAT_32;
+           rate == decoder->rate && channels == decoder->channels &&
+           encoding == MPG123_ENC_FLOAT_32;
 }
 
-/* A last frame that is cut short gives MPG123_ERR. After damage the decoder may take noise for frames
- * of another layout; they are left out until the stream is itself again. */
+/* A last frame that is cut short gives MPG123_ERR. After damage the decoder may take noise for
+ * frames of another layout; they are left out until the stream is itself again. */
 static int64_t mpeg_read(struct ser_decoder *decoder, float *x, int64_t frames)
 {
     size_t frame_size = (size_t)decoder->channels * sizeof *x;

@@ -15,8 +15,7 @@ static int open_frames(struct ser_pipeline *pipeline, const struct ser_origin *o
 {
     const ser_audio_options *options = &pipeline->options;
     pipeline->frames = origin->frames;
-    int status =
-        ser_check_channel(ser_pipeline_name(pipeline), options->channel, origin->channels);
+    int status = ser_check_channel(ser_pipeline_name(pipeline), options->channel, origin->channels);
     if (status != 0) {
         return status;
     }
@@ -65,8 +64,8 @@ static int allocate_blocks(struct ser_pipeline *pipeline)
         pipeline->interleaved =
             ser_mem_alloc_raw((size_t)(pipeline->block * channels), sizeof *pipeline->interleaved);
     }
-    bool complete = pipeline->mixed != NULL &&
-                    (pipeline->frames != NULL || pipeline->interleaved != NULL);
+    bool complete =
+        pipeline->mixed != NULL && (pipeline->frames != NULL || pipeline->interleaved != NULL);
     return complete ? 0 : SER_ERR_MEMORY;
 }
 
@@ -74,8 +73,8 @@ int ser_pipeline_open(struct ser_pipeline *pipeline, const struct ser_origin *or
                       const ser_audio_options *options)
 {
     *pipeline = (struct ser_pipeline){.options = *options};
-    int status = origin->frames != NULL ? open_frames(pipeline, origin)
-                                        : open_decoder(pipeline, origin);
+    int status =
+        origin->frames != NULL ? open_frames(pipeline, origin) : open_decoder(pipeline, origin);
     if (status != 0) {
         return status;
     }
@@ -118,7 +117,7 @@ static int finish(struct ser_pipeline *pipeline, struct ser_samples *out)
     int status = ser_resampler_finish(&pipeline->resampler, out);
     if (status == 0 && pipeline->resampler.out == 0) {
         return ser_fail(SER_ERR_DATA, "%s: no audio: %s", name,
-                        pipeline->total.frames > 0 ? "under half a sample at 16 kHz"
+                        pipeline->total.frames > 0  ? "under half a sample at 16 kHz"
                         : pipeline->first_frame > 0 ? "the offset is at its end"
                                                     : "it has no samples");
     }

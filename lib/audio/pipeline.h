@@ -16,7 +16,7 @@
 #include "audio/mix.h"
 #include "audio/resample.h"
 
-/* Where samples come from: a path, or `size` bytes of a file, or frames that are decoded already. */
+/* Where samples come from: a path, `size` bytes of a file, or frames that are decoded already. */
 struct ser_origin {
     const char *path;
     const void *bytes;

@@ -8,8 +8,7 @@
 
 static sf_count_t io_length(void *user)
 {
-    const struct ser_source *source = user;
-    return source->end - source->begin;
+    return ser_source_visible(user);
 }
 
 static sf_count_t io_seek(sf_count_t offset, int whence, void *user)

@@ -31,8 +31,8 @@ static int remember_block(ser_reader *reader, const struct ser_tally *tally, int
 {
     if (reader->block_count == reader->block_capacity) {
         size_t capacity = reader->block_capacity == 0 ? 64 : 2 * reader->block_capacity;
-        int status = ser_mem_grow(&reader->blocks, reader->block_count, capacity,
-                                  sizeof *reader->blocks);
+        int status =
+            ser_mem_grow(&reader->blocks, reader->block_count, capacity, sizeof *reader->blocks);
         if (status != 0) {
             return status;
         }
@@ -89,7 +89,8 @@ static int fix_geometry(ser_reader *reader, double window, double hop)
         reader->window_seconds = window;
         reader->hop_seconds = hop;
     } else if (window != reader->window_seconds || hop != reader->hop_seconds) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_reader_next: window and hop differ from the first call's");
+        return ser_fail(SER_ERR_ARGUMENT,
+                        "ser_reader_next: window and hop differ from the first call's");
     }
     return 0;
 }
@@ -112,8 +113,8 @@ static void describe_window(const ser_reader *reader, ser_audio *clip, bool last
     struct ser_tally tally = {0};
     struct ser_level level = {0};
     int64_t begin = frame_of(reader, reader->start);
-    int64_t end = last ? pipeline->total.frames
-                       : frame_of(reader, reader->start + (int64_t)clip->count);
+    int64_t end =
+        last ? pipeline->total.frames : frame_of(reader, reader->start + (int64_t)clip->count);
     for (size_t i = 0; i < reader->block_count; i++) {
         const struct block *block = &reader->blocks[i];
         if (block->first < end && block->first + block->tally.frames > begin) {

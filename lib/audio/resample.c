@@ -21,7 +21,8 @@ int64_t ser_resampled_count(int64_t frames, int32_t rate)
 {
     int64_t seconds = frames / rate;
     int64_t rest = frames % rate;
-    return seconds * SER_SAMPLING_RATE + (2 * rest * SER_SAMPLING_RATE + rate) / (2 * (int64_t)rate);
+    return seconds * SER_SAMPLING_RATE +
+           (2 * rest * SER_SAMPLING_RATE + rate) / (2 * (int64_t)rate);
 }
 
 int ser_samples_reserve(struct ser_samples *samples, size_t more)

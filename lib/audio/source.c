@@ -83,9 +83,8 @@ int ser_source_open(struct ser_source *source, const char *path, bool any_format
     bool standard_input = strcmp(path, "-") == 0 || strcmp(path, "/dev/stdin") == 0;
     int status = name_source(source, standard_input ? "standard input" : path);
     if (status == 0) {
-        status = standard_input
-                     ? ser_source_spool(source, STDIN_FILENO, any_format, &spool_limits)
-                     : use_path(source, path, any_format);
+        status = standard_input ? ser_source_spool(source, STDIN_FILENO, any_format, &spool_limits)
+                                : use_path(source, path, any_format);
     }
     if (status != 0) {
         ser_source_close(source);
@@ -108,7 +107,8 @@ int ser_source_from_memory(struct ser_source *source, const void *data, size_t s
 }
 
 /* pread until `size` bytes, the end of the file or an error, which is recorded. */
-static size_t read_file(struct ser_source *source, int64_t offset, unsigned char *bytes, size_t size)
+static size_t read_file(struct ser_source *source, int64_t offset, unsigned char *bytes,
+                        size_t size)
 {
     size_t done = 0;
     while (done < size) {
@@ -168,34 +168,36 @@ size_t ser_source_read_at(struct ser_source *source, int64_t offset, void *bytes
 
 void ser_source_window(struct ser_source *source, int64_t begin, int64_t end)
 {
+    source->prefix = NULL;
+    source->prefix_size = 0;
     source->begin = begin;
     source->end = end;
     source->position = 0;
-    source->patch_at = 0;
 }
 
-static void apply_patch(const struct ser_source *source, unsigned char *bytes, size_t count)
+int64_t ser_source_visible(const struct ser_source *source)
 {
-    for (size_t i = 0; i < sizeof source->patch; i++) {
-        int64_t at = source->patch_at + (int64_t)i - source->position;
-        if (at >= 0 && at < (int64_t)count) {
-            bytes[at] = source->patch[i];
-        }
-    }
+    return source->prefix_size + source->end - source->begin;
 }
 
 size_t ser_source_pull(struct ser_source *source, void *bytes, size_t size)
 {
-    int64_t left = source->end - source->begin - source->position;
+    int64_t left = ser_source_visible(source) - source->position;
     if (left <= 0) {
         return 0;
     }
     if ((uint64_t)size > (uint64_t)left) {
         size = (size_t)left;
     }
-    size_t got = ser_source_read_at(source, source->begin + source->position, bytes, size);
-    if (source->patch_at != 0) {
-        apply_patch(source, bytes, got);
+    size_t got = 0;
+    if (source->position < source->prefix_size) {
+        size_t rest = (size_t)(source->prefix_size - source->position);
+        got = size < rest ? size : rest;
+        memcpy(bytes, source->prefix + source->position, got);
+    }
+    if (got < size) {
+        int64_t at = source->begin + source->position + (int64_t)got - source->prefix_size;
+        got += ser_source_read_at(source, at, (unsigned char *)bytes + got, size - got);
     }
     source->position += (int64_t)got;
     return got;

@@ -22,10 +22,11 @@ struct ser_source {
     int fd;                      /* owned, or -1 */
     int64_t size;                /* bytes when it was opened; a file may change afterwards */
 
-    int64_t begin, end; /* the span that a codec sees: all, without an ID3 tag, or one Ogg link */
-    int64_t position;   /* of the codec, from `begin` */
-    int64_t patch_at;   /* four bytes that codecs see there, from `begin`, instead of the file's; */
-    unsigned char patch[4]; /* 0: none */
+    /* What a codec sees: the prefix, which is not owned, then the bytes from `begin` to `end`. */
+    const unsigned char *prefix;
+    int64_t prefix_size;
+    int64_t begin, end;
+    int64_t position; /* of the codec, from the start of the prefix */
 
     unsigned char *buffer; /* read-ahead for `fd` */
     int64_t buffer_start;
@@ -35,8 +36,9 @@ struct ser_source {
     int64_t error_position;
 };
 
-/* Open a regular file, or spool a FIFO or standard input ("-", "/dev/stdin"). Directories and devices
- * are refused, and so is a stream whose first bytes are no supported audio, unless `any_format`. */
+/* Open a regular file, or spool a FIFO or standard input ("-", "/dev/stdin"). Directories and
+ * devices are refused, and so is a stream whose first bytes are no supported audio, unless
+ * `any_format`. */
 int ser_source_open(struct ser_source *source, const char *path, bool any_format);
 
 /* The caller's bytes, which must outlive the source. */
@@ -50,8 +52,11 @@ int ser_source_spool(struct ser_source *source, int fd, bool any_format,
  * then in `source->error`. */
 size_t ser_source_read_at(struct ser_source *source, int64_t offset, void *bytes, size_t size);
 
-/* Show codecs only [begin, end), from its start and unpatched. */
+/* Show a codec only [begin, end), from its start and without a prefix. */
 void ser_source_window(struct ser_source *source, int64_t begin, int64_t end);
+
+/* Bytes that a codec sees. */
+int64_t ser_source_visible(const struct ser_source *source);
 
 /* Up to `size` bytes at the codec's position, which moves on. */
 size_t ser_source_pull(struct ser_source *source, void *bytes, size_t size);

@@ -29,7 +29,7 @@ static int io_failure(const struct spool *spool, const char *what)
     return ser_fail(SER_ERR_IO, "%s: %s: %s", spool->source->name, what, strerror(errno));
 }
 
-/* Blocks until there is data or the last writer has gone, also when the descriptor does not block. */
+/* Waits for data or until the last writer has gone, also if the descriptor does not block. */
 static ssize_t read_some(int fd, void *bytes, size_t size)
 {
     for (;;) {

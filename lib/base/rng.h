@@ -15,8 +15,7 @@ enum ser_rng_purpose {
     SER_RNG_INIT = 1, /* fresh weights; `a` is the parameter's role, `b` its layer */
 };
 
-/* The stream of a purpose: 16 bits of purpose, 24 bits each of `a` and `b`. Streams never overlap.
- */
+/* The stream of a purpose: 16 bits of purpose, 24 bits each of `a` and `b`. */
 uint64_t ser_rng_stream(enum ser_rng_purpose purpose, uint32_t a, uint32_t b);
 
 /* Four words: key = seed, counter = (block, stream), each low word first. Element e of a stream is

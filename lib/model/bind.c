@@ -75,8 +75,7 @@ static spellings spell(const ser_param *param, const ser_naming *naming)
     }
     (void)snprintf(s.name[0], NAME_SIZE, "%s%s", naming->prefix, param->name + OWN_PREFIX);
     if (param->role == SER_PARAM_POSITION_G || param->role == SER_PARAM_POSITION_V) {
-        /* "...weight_g" -> "...parametrizations.weight.original0", as PyTorch spells it since 2.0
-         */
+        /* "...weight_g" -> "...parametrizations.weight.original0": PyTorch since 2.0 */
         int stem = (int)(strlen(s.name[0]) - strlen("weight_g"));
         (void)snprintf(s.name[1], NAME_SIZE, "%.*sparametrizations.weight.original%d", stem,
                        s.name[0], param->role == SER_PARAM_POSITION_V);

@@ -75,8 +75,7 @@ int ser_config_check(const char *name, const ser_config_paths *paths, const ser_
 int ser_config_check_lengths(const char *name, const char *path, const int32_t *lengths,
                              size_t count);
 
-/* What is wrong with a label (empty, too long, control characters, not UTF-8); NULL if it is fine.
- */
+/* What is wrong with a label (empty, too long, control characters, not UTF-8), or NULL. */
 const char *ser_label_fault(const char *label);
 
 /* Copy distinct, faultless labels into `config`. `status` is what a bad one gives; `path` names

@@ -21,8 +21,7 @@ typedef struct ser_file {
 /* Fail with SER_ERR_IO, "name: what: " and the system's reason (errno). */
 int ser_file_fail(const char *name, const char *what);
 
-/* Open `path`, which may be a directory (then only `*directory` is of use, a descriptor; else -1).
- */
+/* Open `path`. Of a directory only `*directory` is set, to a descriptor; else that is -1. */
 int ser_file_open(const char *path, ser_file *file, int *directory);
 
 enum {

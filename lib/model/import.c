@@ -67,8 +67,7 @@ static int read_config(int directory, const char *path, bool want_head, ser_impo
     return status;
 }
 
-/* Without either file the front end stays as it is: normalised, as almost every published model is.
- */
+/* Without either file the front end stays normalised, as almost every published model is. */
 static int read_front_end(int directory, const char *path, ser_front_end *front_end)
 {
     static const char *const names[] = {"preprocessor_config.json", "processor_config.json"};
@@ -122,7 +121,8 @@ static int bind(int directory, const char *path, uint64_t max_header, const char
     return ser_package_bind(package, &naming);
 }
 
-int ser_import_classifier(int directory, const char *path, uint64_t max_header, ser_package *package)
+int ser_import_classifier(int directory, const char *path, uint64_t max_header,
+                          ser_package *package)
 {
     ser_import import;
     int status = read_config(directory, path, true, &import);

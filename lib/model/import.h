@@ -19,7 +19,8 @@
  * clip's result depend on what it is batched with; a clip alone gives transformers' numbers either
  * way.
  */
-int ser_import_classifier(int directory, const char *path, uint64_t max_header, ser_package *package);
+int ser_import_classifier(int directory, const char *path, uint64_t max_header,
+                          ser_package *package);
 
 /* Any head in the directory is ignored; see ser_model_create(). */
 int ser_import_backbone(int directory, const char *path, const char *const *labels,

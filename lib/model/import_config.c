@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The JSON files of a transformers directory. Defaults are those of transformers' Wav2Vec2Config.
- */
+/* The JSON files of a transformers directory. Defaults are those of its Wav2Vec2Config. */
 #include <string.h>
 
 #include "base/fail.h"

@@ -59,7 +59,8 @@ int ser_json_parse(const char *name, const char *text, size_t length, size_t max
     }
     if (!json_is_object(tree)) {
         json_decref(tree);
-        return ser_fail(SER_ERR_FORMAT, "%s: line 1, column 1 (byte 0): an array, not an object", name);
+        return ser_fail(SER_ERR_FORMAT, "%s: line 1, column 1 (byte 0): an array, not an object",
+                        name);
     }
     *root = tree;
     return 0;

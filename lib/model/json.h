@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Untrusted JSON: parsed within bounds, and objects read by a table of the keys that they may have.
- */
+/* Untrusted JSON: parsed within bounds, and objects read by a table of the keys they may have. */
 #ifndef SER_MODEL_JSON_H
 #define SER_MODEL_JSON_H
 

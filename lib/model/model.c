@@ -54,8 +54,7 @@ static int check_values(loader *l, const ser_param *param, const char *tensor, c
     return 0;
 }
 
-/* Uniform within sqrt(6 / (inputs + outputs)) of 0 (Glorot and Bengio, AISTATS 2010); biases are 0.
- */
+/* Uniform within sqrt(6 / (inputs + outputs)) of 0 (Glorot and Bengio 2010); biases are 0. */
 static void draw(const loader *l, const ser_param *param)
 {
     size_t count = (size_t)ser_param_elements(param);
@@ -105,8 +104,8 @@ static int load_params(loader *l)
     return status != 0 ? status : ser_net_finish(l->net);
 }
 
-static int make_net(ser_device *device, const ser_model_options *options, const ser_package *package,
-                    ser_net **net)
+static int make_net(ser_device *device, const ser_model_options *options,
+                    const ser_package *package, ser_net **net)
 {
     int status =
         ser_net_create(device->ops, device->context, device->threads, &package->config.arch, net);
@@ -212,8 +211,8 @@ int ser_model_from_backbone(ser_device *device, const char *backbone, const char
     if (status != 0) {
         return status;
     }
-    status =
-        ser_package_open_backbone(backbone, labels, label_count, options->max_header_size, &package);
+    status = ser_package_open_backbone(backbone, labels, label_count, options->max_header_size,
+                                       &package);
     return finish(device, backbone, options, status, &package, model);
 }
 

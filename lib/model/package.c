@@ -113,7 +113,8 @@ int ser_package_open(const char *path, uint64_t max_header, ser_package *package
     return finish(status, package);
 }
 
-int ser_package_open_memory(const void *data, size_t size, uint64_t max_header, ser_package *package)
+int ser_package_open_memory(const void *data, size_t size, uint64_t max_header,
+                            ser_package *package)
 {
     ser_file file;
     *package = (ser_package){.params = {.list = NULL}};
@@ -125,7 +126,7 @@ int ser_package_open_memory(const void *data, size_t size, uint64_t max_header, 
 }
 
 int ser_package_open_backbone(const char *path, const char *const *labels, size_t label_count,
-                             uint64_t max_header, ser_package *package)
+                              uint64_t max_header, ser_package *package)
 {
     ser_file file;
     int directory;

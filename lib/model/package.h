@@ -25,12 +25,13 @@ typedef struct ser_package {
 int ser_package_open(const char *path, uint64_t max_header, ser_package *package);
 
 /* A model file in memory, which must stay until the package is cleared. */
-int ser_package_open_memory(const void *data, size_t size, uint64_t max_header, ser_package *package);
+int ser_package_open_memory(const void *data, size_t size, uint64_t max_header,
+                            ser_package *package);
 
 /* The backbone of a transformers directory below a fresh head for `labels`; bad labels give
  * ARGUMENT. */
 int ser_package_open_backbone(const char *path, const char *const *labels, size_t label_count,
-                             uint64_t max_header, ser_package *package);
+                              uint64_t max_header, ser_package *package);
 
 void ser_package_clear(ser_package *package);
 

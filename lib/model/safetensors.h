@@ -63,8 +63,7 @@ bool ser_tensor_is_readable(const ser_tensor_entry *entry);
 int ser_safetensors_read(const ser_safetensors *safetensors, const ser_tensor_entry *entry,
                          float *values);
 
-/* What ser_safetensors_write writes: parameters as F32, whose values are asked for one at a time.
- */
+/* What ser_safetensors_write writes: parameters as F32, asked for one at a time. */
 typedef struct ser_tensor_source {
     const ser_params *params;
     const char *const (*metadata)[2]; /* key, value */

@@ -18,8 +18,7 @@ int ser_writer_open(const char *path, ser_writer *writer);
 
 int ser_writer_append(ser_writer *writer, const void *data, size_t size);
 
-/* Flush to the disk, rename over the target, flush the directory. The writer is closed either way.
- */
+/* Flush to the disk, rename over the target, flush the directory. Closes the writer in any case. */
 int ser_writer_commit(ser_writer *writer);
 
 /* Remove the temporary file and close; nothing after a commit. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The network: weights on a device (immutable once finished, shared by all predictors) and the forward
- * pass over one batch with the activations of one caller.
+ * The network: weights on a device (immutable once finished, shared by all predictors) and the
+ * forward pass over one batch with the activations of one caller.
  */
 #ifndef SER_NET_NET_H
 #define SER_NET_NET_H
@@ -27,12 +27,15 @@ const ser_params *ser_net_params(const ser_net *net);
 int ser_net_set(ser_net *net, size_t index, const float *values);
 int ser_net_get(const ser_net *net, size_t index, float *values);
 
-/* Derive what follows from the parameters (folded weight norm, mel matrices). After the last set. */
+/* After the last set: derive what follows from them (folded weight norm, mel matrices). */
 int ser_net_finish(ser_net *net);
 
-/* Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until the
- * next forward. hidden[0] is the input of block 0; they are only kept in a workspace made with
- * `keep_stages`. All device memory, [batch * padded, C] with `rows`. */
+/*
+ * Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until
+ * the next forward. All device memory, [batch * padded, C] with `rows`. alpha, pooled, logits and
+ * probabilities are always there (not for a bare backbone); the rest only in a workspace made with
+ * `keep_stages`, else it is absent. hidden[0] is the input of block 0.
+ */
 typedef struct ser_stages {
     ser_rows rows;             /* 50 Hz frames; valid is device memory */
     const int32_t *valid_host; /* [batch] */
@@ -44,21 +47,22 @@ typedef struct ser_stages {
     ser_tensor positioned; /* after the positional convolution (post-norm: and the LayerNorm) */
     ser_tensor *hidden;    /* [layers + 1] as transformers' hidden_states */
     int32_t hidden_count;
-    ser_tensor last;       /* last hidden state */
-    ser_tensor alpha;      /* [batch * padded, 1] pooling weights */
-    ser_tensor pooled;     /* [batch, hidden] */
-    ser_tensor logits;     /* [batch, labels] */
+    ser_tensor last;   /* last hidden state */
+    ser_tensor alpha;  /* [batch * padded, 1] pooling weights */
+    ser_tensor pooled; /* [batch, hidden] */
+    ser_tensor logits; /* [batch, labels] */
     ser_tensor probabilities;
 } ser_stages;
 
-/* Activations and a queue for batches of up to `max_batch` clips of up to `max_samples` samples.
- * `threads` are the CPU threads of its ops. The net must outlive it. */
+/* Activations and a queue for batches of up to `max_batch` clips of up to `max_samples` samples,
+ * all allocated here; a larger batch makes it grow. `threads` are the CPU threads of its ops. The
+ * net must outlive it. */
 int ser_workspace_create(const ser_net *net, int64_t max_batch, int64_t max_samples,
                          int32_t threads, bool keep_stages, ser_workspace **workspace);
 void ser_workspace_free(ser_workspace *workspace);
 
-/* One batch. `samples[b]` is host memory of `counts[b]` samples (front end already applied, at least
- * ser_arch_min_samples). Waits for the result. The stages are borrowed from the workspace. */
+/* One batch. `samples[b]` is host memory of `counts[b]` samples (front end already applied, at
+ * least ser_arch_min_samples). Waits for the result. The stages are borrowed from the workspace. */
 int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
                     const float *const *samples, const int64_t *counts, const ser_stages **stages);
 

@@ -18,8 +18,8 @@ def compile_alone(compiler, language, standard, include, header):
     if language == "c":
         source += "int main(void) { return 0; }\n"
     result = subprocess.run(
-        [*compiler, "-x", language, f"-std={standard}", *WARNINGS, "-fsyntax-only", "-I", include, "-"],
-        input=source, capture_output=True, text=True, check=False)
+        [*compiler, "-x", language, f"-std={standard}", *WARNINGS, "-fsyntax-only", "-I", include,
+         "-"], input=source, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         print(f"{header} as {standard}:\n{result.stderr}")
     return result.returncode != 0

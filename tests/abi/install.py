@@ -4,8 +4,8 @@
 
     install.py BUILD_DIR PROGRAM.c INCLUDE_DIR SANITIZERS C_COMPILER...
 
-The program loads the default model from where it was installed, once linked to the shared and once to
-the static library.
+The program loads the default model from where it was installed, once linked to the shared and once
+to the static library.
 """
 
 import filecmp
@@ -32,11 +32,12 @@ def find_one(root, name):
 
 
 def pkg_config(environment, *words):
-    return shlex.split(run(["pkg-config", "--cflags", "--libs", *(words or ["ser"])], env=environment))
+    command = ["pkg-config", "--cflags", "--libs", *(words or ["ser"])]
+    return shlex.split(run(command, env=environment))
 
 
 def static_flags(root, environment):
-    """Our archive and everybody else's shared libraries, so without what only their archives need."""
+    """Our archive and other people's shared libraries, so without what only their archives need."""
     needed = run(["pkg-config", "--print-requires-private", "ser"], env=environment).split()
     deep = set(pkg_config(environment, "--static", *needed)) - set(pkg_config(environment, *needed))
     return [find_one(root, "libser.a") if flag == "-lser" else flag
@@ -66,8 +67,8 @@ def main():
         os.makedirs(os.path.dirname(binary), exist_ok=True)
         for static in (False, True):
             flags = static_flags(root, environment) if static else pkg_config(environment)
-            run([*compiler, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", *extra, program,
-                 "-o", binary, *flags], env=environment)
+            run([*compiler, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", *extra,
+                 program, "-o", binary, *flags], env=environment)
             version, labels, path = run([binary], env=environment).split()
             print(f"{'static' if static else 'shared'}: libser {version}, {labels} labels")
             if int(labels) < 2 or not path.endswith("ser-mini.safetensors"):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The shared library exports what lib/ser.map lists, no more and no less, and the headers declare it.
+"""The shared library exports what lib/ser.map lists, no more, no less, and the headers declare it.
 
     symbols.py LIBRARY MAP INCLUDE_DIR SOVERSION
 """
@@ -53,9 +53,10 @@ def main():
     complaints = [f"exported but not in the map: {n}" for n in sorted(names - wanted)]
     complaints += [f"in the map but not exported: {n}" for n in sorted(wanted - names)]
     functions = {name for name, _ in wanted}
-    complaints += [f"declared but not in the map: {n}" for n in sorted(declared(include) - functions)]
-    complaints += [f"in the map but not declared: {n}" for n in sorted(functions - declared(include))]
-    complaints += [f"without the prefix: {n}" for n in sorted(functions) if not n.startswith("ser_")]
+    public = declared(include)
+    complaints += [f"declared but not in the map: {n}" for n in sorted(public - functions)]
+    complaints += [f"in the map but not declared: {n}" for n in sorted(functions - public)]
+    complaints += [f"no ser_ prefix: {n}" for n in sorted(functions) if not n.startswith("ser_")]
     dynamic = run("objdump", "-p", library)
     if not re.search(rf"SONAME\s+libser\.so\.{soversion}\n", dynamic):
         complaints.append(f"the soname is not libser.so.{soversion}")

@@ -38,7 +38,7 @@ static void in_child(int (*body)(void))
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid == 0) {
-        alarm(60);
+        alarm(30);
         _exit(body());
     }
     int status;
@@ -130,7 +130,7 @@ static int grandchild(void)
     }
     pid_t pid = fork();
     if (pid == 0) {
-        alarm(60);
+        alarm(30);
         _exit(use_new_handles() != 0 ? 1 : (use_old_handles() != 0 ? 2 : 0));
     }
     int status;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any bytes as an audio file. The last byte chooses the options, so that a corpus of plain audio files
- * serves as it is. tests/audio/test_mutate.c feeds the same function without libFuzzer.
+ * Any bytes as an audio file. The last byte chooses the options, so that a corpus of plain audio
+ * files serves as it is. tests/audio/test_mutate.c feeds the same function without libFuzzer.
  */
 #include <math.h>
 #include <stddef.h>
@@ -53,8 +53,9 @@ static int is_sound(const ser_audio *audio, const ser_audio_options *options)
         }
     }
     double expected = (double)info.frames * SER_SAMPLING_RATE / info.sampling_rate;
-    return fabs((double)count - expected) <= 0.5 && (double)count <= options->max_seconds * 16000.0 + 1.0 &&
-           isfinite(info.rms) && isfinite(info.dc_offset) && info.channels >= 1 && info.channels <= 1024 &&
+    return fabs((double)count - expected) <= 0.5 &&
+           (double)count <= options->max_seconds * 16000.0 + 1.0 && isfinite(info.rms) &&
+           isfinite(info.dc_offset) && info.channels >= 1 && info.channels <= 1024 &&
            (options->strict == 0 || (info.flags & SER_AUDIO_TRUNCATED) == 0);
 }
 
@@ -64,7 +65,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ser_audio *audio;
     int status = ser_audio_read_memory(data, size, &options, &audio);
     if (!is_documented(status) || (status == 0) != (audio != NULL) ||
-        (status == 0 && !is_sound(audio, &options)) || (status != 0 && ser_error_message()[0] == '\0')) {
+        (status == 0 && !is_sound(audio, &options)) ||
+        (status != 0 && ser_error_message()[0] == '\0')) {
         __builtin_trap();
     }
     ser_audio_free(&audio);

@@ -84,7 +84,7 @@ int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args)
                         (double)args->rows.padded * (double)args->y.cols * 2.0;
     const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     float *scratch = queue->scratch;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    CPU_PARALLEL_FOR(threads, schedule(dynamic))
     for (int64_t task = 0; task < tasks; task++) {
         one_head(kernels, args, task, &l, scratch + cpu_thread() * l.total);
     }

@@ -16,7 +16,7 @@ void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_r
     const int64_t total = rows->batch * rows->padded;
     const int threads = cpu_threads_for(queue, (double)(total * y->cols) * CPU_NS_PER_VALUE);
     float *data = y->data;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, NORM_ROWS) if (threads > 1)
+    CPU_PARALLEL_FOR(threads, schedule(dynamic, NORM_ROWS))
     for (int64_t r = 0; r < total; r++) {
         if (r % rows->padded < rows->valid[r / rows->padded]) {
             float *row = data + r * y->cols;

@@ -8,6 +8,12 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#define CPU_PRAGMA(text) _Pragma(#text)
+/* The loop that follows is shared by `threads` threads; further clauses may follow. */
+#define CPU_PARALLEL_FOR(threads, ...)                                                             \
+    CPU_PRAGMA(omp parallel for num_threads(threads) if ((threads) > 1) __VA_ARGS__)
+#else
+#define CPU_PARALLEL_FOR(threads, ...) (void)(threads);
 #endif
 
 #include "ops/cpu/gemm.h"

@@ -176,7 +176,7 @@ void gemm_run(const ser_queue *queue, const gemm_call *call)
     const split s = split_call(kernels, call, threads);
     const int64_t tasks = s.blocks * s.chunks * call->entries;
     float *scratch = queue->scratch;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+    CPU_PARALLEL_FOR(threads, schedule(dynamic))
     for (int64_t task = 0; task < tasks; task++) {
         run_task(kernels, call, &s, task, scratch + cpu_thread() * gemm_block_scratch());
     }

@@ -439,7 +439,7 @@ int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const
     const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     const size_t pitch = thread_scratch(weight);
     int failed = 0;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) reduction(min : failed)
+    CPU_PARALLEL_FOR(threads, schedule(dynamic) reduction(min : failed))
     for (int64_t task = 0; task < tasks; task++) {
         int status = run_task(kernels, weight, call, task / blocks % call->entries,
                               task % blocks * CHUNK_ROWS, task / blocks / call->entries,

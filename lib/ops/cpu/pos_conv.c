@@ -48,7 +48,7 @@ int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
         float *y = (float *)args->y.data + b * args->rows.padded * channels;
         const int64_t valid = args->rows.valid[b];
         const int threads = cpu_threads_for(queue, (double)(valid * channels) * CPU_NS_PER_VALUE);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
+        CPU_PARALLEL_FOR(threads, schedule(static))
         for (int64_t g = 0; g < args->groups; g++) {
             copy_group(args, x, valid, g, slices + g * pitch);
         }

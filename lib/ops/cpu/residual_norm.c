@@ -31,7 +31,7 @@ int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
     const int64_t padded = args->rows.padded;
     const int64_t total = args->rows.batch * padded;
     const int threads = cpu_threads_for(queue, (double)(total * args->x.cols) * CPU_NS_PER_VALUE);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, ROWS_PER_TASK) if (threads > 1)
+    CPU_PARALLEL_FOR(threads, schedule(dynamic, ROWS_PER_TASK))
     for (int64_t r = 0; r < total; r++) {
         if (r % padded < args->rows.valid[r / padded]) {
             one_row(kernels, args, r);

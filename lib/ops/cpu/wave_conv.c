@@ -118,7 +118,7 @@ int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
     const bool by_clip = args->norm == SER_CONV_NORM_CLIP;
     if (by_clip) {
         const int threads = batch > 1 ? cpu_queue_of(queue)->threads : 1;
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
+        CPU_PARALLEL_FOR(threads, schedule(dynamic))
         for (int64_t b = 0; b < batch; b++) {
             fold_clip(kernels, args, b, folded + b * pitch, plain + cpu_thread() * plain_size);
         }
