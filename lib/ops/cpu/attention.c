@@ -19,14 +19,14 @@ static layout plan(const ser_queue *queue, const ser_attention_args *args)
     const int64_t width = args->y.cols / args->heads;
     const int64_t frames = args->rows.padded;
     layout l = {.keys = 0};
-    l.values = l.keys + cpu_ceil_div(gemm_packed_size(kernels, frames, width), 16) * 16;
-    l.scores = l.values + cpu_ceil_div(gemm_packed_size(kernels, width, frames), 16) * 16;
+    l.values = l.keys + cpu_ceil_div(ser_gemm_packed_size(kernels, frames, width), 16) * 16;
+    l.scores = l.values + cpu_ceil_div(ser_gemm_packed_size(kernels, width, frames), 16) * 16;
     l.product = l.scores + cpu_ceil_div(QUERY_ROWS * frames, 16) * 16;
-    l.total = l.product + gemm_block_scratch();
+    l.total = l.product + ser_gemm_block_scratch();
     return l;
 }
 
-size_t cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args)
+size_t ser_cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args)
 {
     return (size_t)plan(queue, args).total * (size_t)cpu_queue_of(queue)->threads * sizeof(float);
 }
@@ -45,8 +45,8 @@ static void one_head(const ser_kernels *kernels, const ser_attention_args *args,
     float *y = (float *)args->y.data + clip * args->rows.padded * channels + head * width;
     float *scores = scratch + l->scores;
 
-    gemm_pack(kernels, q + channels, pitch, 1, frames, width, scratch + l->keys);
-    gemm_pack(kernels, q + 2 * channels, 1, pitch, width, frames, scratch + l->values);
+    ser_gemm_pack(kernels, q + channels, pitch, 1, frames, width, scratch + l->keys);
+    ser_gemm_pack(kernels, q + 2 * channels, 1, pitch, width, frames, scratch + l->values);
     for (int64_t t = 0; t < frames; t += QUERY_ROWS) {
         const int64_t rows = cpu_min(QUERY_ROWS, frames - t);
         const gemm_block qk = {.a = q + t * pitch,
@@ -58,7 +58,7 @@ static void one_head(const ser_kernels *kernels, const ser_attention_args *args,
                                .n = frames,
                                .k = width,
                                .last_panel = cpu_ceil_div(frames, kernels->nr)};
-        gemm_run_block(kernels, &qk, scratch + l->product);
+        ser_gemm_run_block(kernels, &qk, scratch + l->product);
         for (int64_t i = 0; i < rows; i++) {
             kernels->softmax(scores + i * frames, frames, args->scale);
         }
@@ -71,11 +71,11 @@ static void one_head(const ser_kernels *kernels, const ser_attention_args *args,
                                .n = width,
                                .k = frames,
                                .last_panel = cpu_ceil_div(width, kernels->nr)};
-        gemm_run_block(kernels, &pv, scratch + l->product);
+        ser_gemm_run_block(kernels, &pv, scratch + l->product);
     }
 }
 
-int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args)
+int ser_cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const layout l = plan(queue, args);
@@ -88,6 +88,6 @@ int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args)
     for (int64_t task = 0; task < tasks; task++) {
         one_head(kernels, args, task, &l, scratch + cpu_thread() * l.total);
     }
-    cpu_zero_padding(&args->y, &args->rows);
+    ser_cpu_zero_padding(&args->y, &args->rows);
     return 0;
 }

@@ -30,7 +30,7 @@ static void one_clip(const ser_kernels *kernels, const ser_attn_pool_args *args,
     }
 }
 
-int cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args)
+int ser_cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     for (int64_t b = 0; b < args->rows.batch; b++) {

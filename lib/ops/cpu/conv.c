@@ -9,8 +9,8 @@
 enum { NORM_ROWS = 16 }; /* rows per task of the norm pass */
 static const float NORM_EPS = 1e-5F;
 
-void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
-                        const ser_tensor *gamma, const ser_tensor *beta)
+void ser_cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
+                            const ser_tensor *gamma, const ser_tensor *beta)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t total = rows->batch * rows->padded;
@@ -25,7 +25,7 @@ void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_r
     }
 }
 
-int cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args)
+int ser_cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args)
 {
     const int64_t in = args->x.cols;
     gemm_call call = {
@@ -41,10 +41,10 @@ int cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args)
         .max_rows = args->rows_out.padded,
         .activation = args->norm == SER_CONV_NORM_NONE ? SER_ACT_GELU : SER_ACT_NONE,
     };
-    int status = gemm_run_weight(queue, args->w, &call);
+    int status = ser_gemm_run_weight(queue, args->w, &call);
     if (status == 0 && args->norm == SER_CONV_NORM_LAYER) {
-        cpu_norm_gelu_rows(queue, &args->y, &args->rows_out, &args->gamma, &args->beta);
+        ser_cpu_norm_gelu_rows(queue, &args->y, &args->rows_out, &args->gamma, &args->beta);
     }
-    cpu_zero_padding(&args->y, &args->rows_out);
+    ser_cpu_zero_padding(&args->y, &args->rows_out);
     return status;
 }

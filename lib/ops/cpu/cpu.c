@@ -19,7 +19,7 @@ static int cpu_open(int32_t index, ser_context **context, const char **name)
         return SER_ERR_MEMORY;
     }
     c->kernels = ser_kernels_pick();
-    int status = onednn_open(&c->onednn);
+    int status = ser_onednn_open(&c->onednn);
     if (status != 0) {
         ser_mem_free(c);
         return status;
@@ -34,7 +34,7 @@ static int cpu_open(int32_t index, ser_context **context, const char **name)
 static void cpu_close(ser_context *context)
 {
     if (context != NULL) {
-        onednn_close(context->onednn);
+        ser_onednn_close(context->onednn);
         ser_mem_free(context);
     }
 }
@@ -94,7 +94,7 @@ static int cpu_sync(ser_queue *queue)
     return 0;
 }
 
-void cpu_zero_padding(const ser_tensor *y, const ser_rows *rows)
+void ser_cpu_zero_padding(const ser_tensor *y, const ser_rows *rows)
 {
     for (int64_t b = 0; b < rows->batch; b++) {
         float *first = (float *)y->data + (b * rows->padded + rows->valid[b]) * y->cols;
@@ -105,12 +105,12 @@ void cpu_zero_padding(const ser_tensor *y, const ser_rows *rows)
 static size_t cpu_scratch(const ser_queue *queue, enum ser_op op, const void *args)
 {
     switch (op) {
-    case SER_OP_LOG_MEL: return cpu_log_mel_scratch(queue, args);
-    case SER_OP_WAVE_CONV: return cpu_wave_conv_scratch(queue, args);
-    case SER_OP_CONV: return gemm_weight_scratch(queue, ((const ser_conv_args *)args)->w);
-    case SER_OP_LINEAR: return gemm_weight_scratch(queue, ((const ser_linear_args *)args)->w);
-    case SER_OP_POS_CONV: return cpu_pos_conv_scratch(queue, args);
-    case SER_OP_ATTENTION: return cpu_attention_scratch(queue, args);
+    case SER_OP_LOG_MEL: return ser_cpu_log_mel_scratch(queue, args);
+    case SER_OP_WAVE_CONV: return ser_cpu_wave_conv_scratch(queue, args);
+    case SER_OP_CONV: return ser_gemm_weight_scratch(queue, ((const ser_conv_args *)args)->w);
+    case SER_OP_LINEAR: return ser_gemm_weight_scratch(queue, ((const ser_linear_args *)args)->w);
+    case SER_OP_POS_CONV: return ser_cpu_pos_conv_scratch(queue, args);
+    case SER_OP_ATTENTION: return ser_cpu_attention_scratch(queue, args);
     default: return 0;
     }
 }
@@ -128,19 +128,19 @@ const ser_ops ser_cpu_ops = {
     .download = cpu_copy,
     .zero = cpu_zero,
     .sync = cpu_sync,
-    .weight_create = gemm_weight_create,
-    .weight_free = gemm_weight_free,
-    .weight_set = gemm_weight_set,
-    .weight_get = gemm_weight_get,
+    .weight_create = ser_gemm_weight_create,
+    .weight_free = ser_gemm_weight_free,
+    .weight_set = ser_gemm_weight_set,
+    .weight_get = ser_gemm_weight_get,
     .scratch = cpu_scratch,
-    .log_mel_fwd = cpu_log_mel_fwd,
-    .wave_conv_fwd = cpu_wave_conv_fwd,
-    .conv_fwd = cpu_conv_fwd,
-    .linear_fwd = cpu_linear_fwd,
-    .pos_conv_fwd = cpu_pos_conv_fwd,
-    .residual_norm_fwd = cpu_residual_norm_fwd,
-    .attention_fwd = cpu_attention_fwd,
-    .layer_mix_fwd = cpu_layer_mix_fwd,
-    .attn_pool_fwd = cpu_attn_pool_fwd,
-    .cross_entropy_fwd = cpu_cross_entropy_fwd,
+    .log_mel_fwd = ser_cpu_log_mel_fwd,
+    .wave_conv_fwd = ser_cpu_wave_conv_fwd,
+    .conv_fwd = ser_cpu_conv_fwd,
+    .linear_fwd = ser_cpu_linear_fwd,
+    .pos_conv_fwd = ser_cpu_pos_conv_fwd,
+    .residual_norm_fwd = ser_cpu_residual_norm_fwd,
+    .attention_fwd = ser_cpu_attention_fwd,
+    .layer_mix_fwd = ser_cpu_layer_mix_fwd,
+    .attn_pool_fwd = ser_cpu_attn_pool_fwd,
+    .cross_entropy_fwd = ser_cpu_cross_entropy_fwd,
 };

@@ -82,26 +82,26 @@ static inline size_t cpu_round(size_t bytes)
 }
 
 /* Write zeros to the invalid rows of y. */
-void cpu_zero_padding(const ser_tensor *y, const ser_rows *rows);
+void ser_cpu_zero_padding(const ser_tensor *y, const ser_rows *rows);
 
 /* In place y = GELU(LayerNorm(y)) on the valid rows, eps 1e-5: the tail of conv and wave_conv. */
-void cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
-                        const ser_tensor *gamma, const ser_tensor *beta);
+void ser_cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
+                            const ser_tensor *gamma, const ser_tensor *beta);
 
 /* The ops; what they compute stands in ops/ops.h, how in the file of the same name. */
-int cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
-size_t cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);
-int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
-size_t cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args);
-int cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args);
-int cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args);
-int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
-size_t cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
-int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
-int cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args);
-size_t cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args);
-int cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
-int cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
-int cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
+size_t ser_cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);
+int ser_cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
+size_t ser_cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args);
+int ser_cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args);
+int ser_cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args);
+int ser_cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
+size_t ser_cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
+int ser_cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
+int ser_cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args);
+size_t ser_cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args);
+int ser_cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
+int ser_cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
+int ser_cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
 
 #endif

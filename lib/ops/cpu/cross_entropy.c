@@ -4,7 +4,7 @@
 
 #include "ops/cpu/cpu.h"
 
-int cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args)
+int ser_cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t classes = args->logits.cols;

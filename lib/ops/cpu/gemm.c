@@ -20,13 +20,13 @@ enum {
     CHUNK_COLUMNS = 512
 };
 
-int64_t gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k)
+int64_t ser_gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k)
 {
     return cpu_ceil_div(n, kernels->nr) * kernels->nr * k;
 }
 
-void gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int64_t col_step,
-               int64_t n, int64_t k, float *to)
+void ser_gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int64_t col_step,
+                   int64_t n, int64_t k, float *to)
 {
     const int64_t nr = kernels->nr;
     for (int64_t first = 0; first < n; first += nr) {
@@ -42,7 +42,7 @@ void gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int
     }
 }
 
-void gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64_t k, float *w)
+void ser_gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64_t k, float *w)
 {
     const int64_t nr = kernels->nr;
     for (int64_t first = 0; first < n; first += nr) {
@@ -55,7 +55,7 @@ void gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64
     }
 }
 
-int64_t gemm_block_scratch(void)
+int64_t ser_gemm_block_scratch(void)
 {
     return (int64_t)BLOCK_ROWS * BLOCK_K;
 }
@@ -90,7 +90,7 @@ static void run_packed(const ser_kernels *kernels, const gemm_block *block, int6
     }
 }
 
-void gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch)
+void ser_gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch)
 {
     for (int64_t row = 0; row < block->m; row += BLOCK_ROWS) {
         int64_t rows = cpu_min(BLOCK_ROWS, block->m - row);
@@ -159,15 +159,15 @@ static void run_task(const ser_kernels *kernels, const gemm_call *call, const sp
         .last_panel = cpu_min((chunk + 1) * s->panels_per_chunk, s->panels),
         .activation = call->activation,
     };
-    gemm_run_block(kernels, &part, scratch);
+    ser_gemm_run_block(kernels, &part, scratch);
 }
 
-size_t gemm_scratch(const ser_queue *queue)
+size_t ser_gemm_scratch(const ser_queue *queue)
 {
-    return (size_t)cpu_queue_of(queue)->threads * (size_t)gemm_block_scratch() * sizeof(float);
+    return (size_t)cpu_queue_of(queue)->threads * (size_t)ser_gemm_block_scratch() * sizeof(float);
 }
 
-void gemm_run(const ser_queue *queue, const gemm_call *call)
+void ser_gemm_run(const ser_queue *queue, const gemm_call *call)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const double work =
@@ -178,29 +178,30 @@ void gemm_run(const ser_queue *queue, const gemm_call *call)
     float *scratch = queue->scratch;
     CPU_PARALLEL_FOR(threads, schedule(dynamic))
     for (int64_t task = 0; task < tasks; task++) {
-        run_task(kernels, call, &s, task, scratch + cpu_thread() * gemm_block_scratch());
+        run_task(kernels, call, &s, task, scratch + cpu_thread() * ser_gemm_block_scratch());
     }
 }
 
-size_t gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight)
+size_t ser_gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight)
 {
-    return weight->onednn != NULL ? onednn_scratch(queue, weight->onednn) : gemm_scratch(queue);
+    return weight->onednn != NULL ? ser_onednn_scratch(queue, weight->onednn)
+                                  : ser_gemm_scratch(queue);
 }
 
-int gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call)
+int ser_gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call)
 {
     call->n = weight->spec.rows;
     call->k = weight->spec.cols;
     if (weight->onednn != NULL) {
-        return onednn_run(queue, weight->onednn, call);
+        return ser_onednn_run(queue, weight->onednn, call);
     }
     call->b = weight->panels;
     call->b_pitch = weight->spec.groups > 1 ? weight->panel_pitch : 0;
-    gemm_run(queue, call);
+    ser_gemm_run(queue, call);
     return 0;
 }
 
-int gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight)
+int ser_gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight)
 {
     ser_weight *w = ser_mem_alloc(1, sizeof *w);
     if (w == NULL) {
@@ -209,54 +210,54 @@ int gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_we
     w->spec = *spec;
     int status = 0;
     if (context->onednn != NULL) {
-        status = onednn_weight_create(context->onednn, spec, &w->onednn);
+        status = ser_onednn_weight_create(context->onednn, spec, &w->onednn);
     } else {
-        w->panel_pitch = gemm_packed_size(context->kernels, spec->rows, spec->cols);
+        w->panel_pitch = ser_gemm_packed_size(context->kernels, spec->rows, spec->cols);
         w->panels = ser_mem_alloc_raw((size_t)(w->panel_pitch * spec->groups), sizeof(float));
         status = w->panels == NULL ? SER_ERR_MEMORY : 0;
     }
     if (status != 0) {
-        gemm_weight_free(context, w);
+        ser_gemm_weight_free(context, w);
         return status;
     }
     *weight = w;
     return 0;
 }
 
-void gemm_weight_free(ser_context *context, ser_weight *weight)
+void ser_gemm_weight_free(ser_context *context, ser_weight *weight)
 {
     (void)context;
     if (weight != NULL) {
-        onednn_weight_free(weight->onednn);
+        ser_onednn_weight_free(weight->onednn);
         ser_mem_free(weight->panels);
         ser_mem_free(weight);
     }
 }
 
-int gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w)
+int ser_gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w)
 {
     if (weight->onednn != NULL) {
-        return onednn_weight_set(weight->onednn, w);
+        return ser_onednn_weight_set(weight->onednn, w);
     }
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const ser_weight_spec *spec = &weight->spec;
     for (int64_t g = 0; g < spec->groups; g++) {
-        gemm_pack(kernels, w + g * spec->rows * spec->cols, spec->cols, 1, spec->rows, spec->cols,
-                  weight->panels + g * weight->panel_pitch);
+        ser_gemm_pack(kernels, w + g * spec->rows * spec->cols, spec->cols, 1, spec->rows,
+                      spec->cols, weight->panels + g * weight->panel_pitch);
     }
     return 0;
 }
 
-int gemm_weight_get(ser_queue *queue, const ser_weight *weight, float *w)
+int ser_gemm_weight_get(ser_queue *queue, const ser_weight *weight, float *w)
 {
     if (weight->onednn != NULL) {
-        return onednn_weight_get(weight->onednn, w);
+        return ser_onednn_weight_get(weight->onednn, w);
     }
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const ser_weight_spec *spec = &weight->spec;
     for (int64_t g = 0; g < spec->groups; g++) {
-        gemm_unpack(kernels, weight->panels + g * weight->panel_pitch, spec->rows, spec->cols,
-                    w + g * spec->rows * spec->cols);
+        ser_gemm_unpack(kernels, weight->panels + g * weight->panel_pitch, spec->rows, spec->cols,
+                        w + g * spec->rows * spec->cols);
     }
     return 0;
 }

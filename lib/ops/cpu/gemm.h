@@ -30,7 +30,7 @@ struct ser_weight {
 typedef struct gemm_call {
     const float *a;
     int64_t lda, a_pitch;
-    const float *b; /* packed by gemm_pack */
+    const float *b; /* packed by ser_gemm_pack */
     int64_t b_pitch;
     const float *bias; /* or NULL */
     int64_t bias_pitch;
@@ -44,15 +44,15 @@ typedef struct gemm_call {
 } gemm_call;
 
 /* Floats that W [n, k] takes when packed. */
-int64_t gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k);
+int64_t ser_gemm_packed_size(const ser_kernels *kernels, int64_t n, int64_t k);
 
 /* Pack W [n, k], whose element (i, j) is w[i * row_step + j * col_step]; unpack to row-major. */
-void gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int64_t col_step,
-               int64_t n, int64_t k, float *to);
-void gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64_t k, float *w);
+void ser_gemm_pack(const ser_kernels *kernels, const float *w, int64_t row_step, int64_t col_step,
+                   int64_t n, int64_t k, float *to);
+void ser_gemm_unpack(const ser_kernels *kernels, const float *from, int64_t n, int64_t k, float *w);
 
 /* Scratch of one serial product, in floats. */
-int64_t gemm_block_scratch(void);
+int64_t ser_gemm_block_scratch(void);
 
 /* One product on the calling thread: rows m, panels [first, last) of the packed W. */
 typedef struct gemm_block {
@@ -66,21 +66,21 @@ typedef struct gemm_block {
     int64_t first_panel, last_panel;
     int32_t activation;
 } gemm_block;
-void gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch);
+void ser_gemm_run_block(const ser_kernels *kernels, const gemm_block *block, float *scratch);
 
-/* All entries, on the queue's threads, with gemm_scratch(queue) bytes at the start of the queue's
- * scratch. */
-size_t gemm_scratch(const ser_queue *queue);
-void gemm_run(const ser_queue *queue, const gemm_call *call);
+/* All entries, on the queue's threads, with ser_gemm_scratch(queue) bytes at the start of the
+ * queue's scratch. */
+size_t ser_gemm_scratch(const ser_queue *queue);
+void ser_gemm_run(const ser_queue *queue, const gemm_call *call);
 
 /* The same with a weight: call->b and n and k are taken from it, groups as entries if `by_group`.
  * oneDNN where the weight was packed for it. */
-size_t gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight);
-int gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call);
+size_t ser_gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight);
+int ser_gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call);
 
-int gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight);
-void gemm_weight_free(ser_context *context, ser_weight *weight);
-int gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w);
-int gemm_weight_get(ser_queue *queue, const ser_weight *weight, float *w);
+int ser_gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight);
+void ser_gemm_weight_free(ser_context *context, ser_weight *weight);
+int ser_gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w);
+int ser_gemm_weight_get(ser_queue *queue, const ser_weight *weight, float *w);
 
 #endif

@@ -19,7 +19,7 @@ static float mix_weight(const float *w, int64_t count, int32_t index)
     return (float)(exp((double)w[index] - top) / total);
 }
 
-int cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args)
+int ser_cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const float weight = mix_weight(args->w.data, args->w.cols, args->index);

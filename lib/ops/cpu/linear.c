@@ -2,7 +2,7 @@
 /* y = act(x W^T + b) on the valid rows. */
 #include "ops/cpu/cpu.h"
 
-int cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args)
+int ser_cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args)
 {
     gemm_call call = {
         .a = args->x.data,
@@ -17,7 +17,7 @@ int cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args)
         .max_rows = args->rows.padded,
         .activation = args->activation,
     };
-    int status = gemm_run_weight(queue, args->w, &call);
-    cpu_zero_padding(&args->y, &args->rows);
+    int status = ser_gemm_run_weight(queue, args->w, &call);
+    ser_cpu_zero_padding(&args->y, &args->rows);
     return status;
 }

@@ -12,11 +12,11 @@
  * [FRAMES, freqs]. */
 enum { FRAMES = 128 };
 
-size_t cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args)
+size_t ser_cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args)
 {
     const int64_t columns = args->dft->spec.rows;
-    size_t product = gemm_weight_scratch(queue, args->dft);
-    size_t mel = gemm_weight_scratch(queue, args->mel);
+    size_t product = ser_gemm_weight_scratch(queue, args->dft);
+    size_t mel = ser_gemm_weight_scratch(queue, args->mel);
     return (mel > product ? mel : product) +
            (size_t)(FRAMES * (columns + columns / 2)) * sizeof(float);
 }
@@ -61,14 +61,14 @@ static int mel_block(ser_queue *queue, const ser_log_mel_args *args, const float
                      .ldc = 2 * freqs,
                      .entries = 1,
                      .max_rows = frames};
-    int status = gemm_run_weight(queue, args->dft, &dft);
+    int status = ser_gemm_run_weight(queue, args->dft, &dft);
     if (status != 0) {
         return status;
     }
     power_rows(spectrum, frames, freqs, power);
     gemm_call mel = {
         .a = power, .lda = freqs, .c = y, .ldc = args->y.cols, .entries = 1, .max_rows = frames};
-    return gemm_run_weight(queue, args->mel, &mel);
+    return ser_gemm_run_weight(queue, args->mel, &mel);
 }
 
 static int one_clip(ser_queue *queue, const ser_log_mel_args *args, int64_t clip, float *spectrum)
@@ -96,10 +96,10 @@ static int one_clip(ser_queue *queue, const ser_log_mel_args *args, int64_t clip
     return 0;
 }
 
-int cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args)
+int ser_cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args)
 {
-    const size_t dft = gemm_weight_scratch(queue, args->dft);
-    const size_t mel = gemm_weight_scratch(queue, args->mel);
+    const size_t dft = ser_gemm_weight_scratch(queue, args->dft);
+    const size_t mel = ser_gemm_weight_scratch(queue, args->mel);
     float *spectrum = (float *)((char *)queue->scratch + (mel > dft ? mel : dft));
     for (int64_t b = 0; b < args->rows_out.batch; b++) {
         int status = one_clip(queue, args, b, spectrum);
@@ -107,6 +107,6 @@ int cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args)
             return status;
         }
     }
-    cpu_zero_padding(&args->y, &args->rows_out);
+    ser_cpu_zero_padding(&args->y, &args->rows_out);
     return 0;
 }

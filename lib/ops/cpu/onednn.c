@@ -32,6 +32,31 @@ typedef const_dnnl_memory_desc_t desc_ref;
 typedef const dnnl_memory_desc_t *desc_ref;
 #endif
 
+/*
+ * oneDNN starts a team of its own in every call that it thinks is not yet parallel. Ours are, or
+ * they are meant to be serial; and a team does not survive a fork. These two stand around all calls
+ * that compute; the number of threads that OpenMP would take belongs to the calling thread alone.
+ */
+static int serial_begin(void)
+{
+#ifdef _OPENMP
+    const int outer = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return outer;
+#else
+    return 1;
+#endif
+}
+
+static void serial_end(int outer)
+{
+#ifdef _OPENMP
+    omp_set_num_threads(outer);
+#else
+    (void)outer;
+#endif
+}
+
 /* A product [CHUNK_ROWS, k] x [k, n]. */
 typedef struct shape {
     dnnl_primitive_desc_t desc;
@@ -196,7 +221,7 @@ static int wanted(void)
     return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core;
 }
 
-int onednn_open(struct onednn **onednn)
+int ser_onednn_open(struct onednn **onednn)
 {
     *onednn = NULL;
     if (!wanted()) {
@@ -212,14 +237,14 @@ int onednn_open(struct onednn **onednn)
             check(dnnl_stream_create(&o->stream, o->engine, dnnl_stream_default_flags), "stream");
     }
     if (status != 0) {
-        onednn_close(o);
+        ser_onednn_close(o);
         return status;
     }
     *onednn = o;
     return 0;
 }
 
-void onednn_close(struct onednn *onednn)
+void ser_onednn_close(struct onednn *onednn)
 {
     if (onednn != NULL) {
         if (onednn->stream != NULL) {
@@ -268,8 +293,8 @@ static int create_parts(struct onednn_weight *w)
     return status;
 }
 
-int onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
-                         struct onednn_weight **weight)
+int ser_onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
+                             struct onednn_weight **weight)
 {
     struct onednn_weight *w = ser_mem_alloc(1, sizeof *w);
     if (w == NULL) {
@@ -278,16 +303,18 @@ int onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
     w->onednn = onednn;
     w->spec = *spec;
     w->chunks = cpu_ceil_div(spec->rows, CHUNK_COLUMNS);
+    const int outer = serial_begin();
     int status = create_parts(w);
+    serial_end(outer);
     if (status != 0) {
-        onednn_weight_free(w);
+        ser_onednn_weight_free(w);
         return status;
     }
     *weight = w;
     return 0;
 }
 
-void onednn_weight_free(struct onednn_weight *weight)
+void ser_onednn_weight_free(struct onednn_weight *weight)
 {
     if (weight == NULL) {
         return;
@@ -322,6 +349,7 @@ static int reorder(const struct onednn *onednn, dnnl_memory_t from, dnnl_memory_
 /* Pack (or unpack) every chunk; `w` is row-major [groups * rows, cols]. */
 static int transfer(const struct onednn_weight *weight, float *w, bool pack)
 {
+    const int outer = serial_begin();
     int status = 0;
     for (int64_t i = 0; status == 0 && i < weight->spec.groups * weight->chunks; i++) {
         const int64_t row =
@@ -336,10 +364,11 @@ static int transfer(const struct onednn_weight *weight, float *w, bool pack)
             dnnl_memory_destroy(plain);
         }
     }
+    serial_end(outer);
     return status;
 }
 
-int onednn_weight_set(struct onednn_weight *weight, const float *w)
+int ser_onednn_weight_set(struct onednn_weight *weight, const float *w)
 {
     /* oneDNN's memory takes no const pointer; packing only reads. */
     float *source;
@@ -347,7 +376,7 @@ int onednn_weight_set(struct onednn_weight *weight, const float *w)
     return transfer(weight, source, true);
 }
 
-int onednn_weight_get(const struct onednn_weight *weight, float *w)
+int ser_onednn_weight_get(const struct onednn_weight *weight, float *w)
 {
     return transfer(weight, w, false);
 }
@@ -359,10 +388,10 @@ static size_t thread_scratch(const struct onednn_weight *weight)
            (size_t)(CHUNK_ROWS * CHUNK_COLUMNS) * sizeof(float) + cpu_round(weight->scratchpad);
 }
 
-size_t onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight)
+size_t ser_onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight)
 {
     size_t size = (size_t)cpu_queue_of(queue)->threads * thread_scratch(weight);
-    size_t own = gemm_scratch(queue); /* callers use gemm_run on the same scratch */
+    size_t own = ser_gemm_scratch(queue); /* callers use ser_gemm_run on the same scratch */
     return size > own ? size : own;
 }
 
@@ -430,7 +459,8 @@ static int run_task(const ser_kernels *kernels, const struct onednn_weight *weig
     return 0;
 }
 
-int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const gemm_call *call)
+int ser_onednn_run(const ser_queue *queue, const struct onednn_weight *weight,
+                   const gemm_call *call)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t blocks = cpu_ceil_div(call->max_rows, CHUNK_ROWS);
@@ -439,6 +469,7 @@ int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const
     const int threads = cpu_threads_for(queue, work * CPU_NS_PER_MULTIPLY_ADD);
     const size_t pitch = thread_scratch(weight);
     int failed = 0;
+    const int outer = serial_begin(); /* inherited by the team */
     CPU_PARALLEL_FOR(threads, schedule(dynamic) reduction(min : failed))
     for (int64_t task = 0; task < tasks; task++) {
         int status = run_task(kernels, weight, call, task / blocks % call->entries,
@@ -446,18 +477,19 @@ int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const
                               (char *)queue->scratch + (size_t)cpu_thread() * pitch);
         failed = status < failed ? status : failed;
     }
+    serial_end(outer);
     return failed == 0 ? 0 : ser_fail(failed, "oneDNN product failed");
 }
 
 #else
 
-int onednn_open(struct onednn **onednn)
+int ser_onednn_open(struct onednn **onednn)
 {
     *onednn = NULL;
     return 0;
 }
 
-void onednn_close(struct onednn *onednn)
+void ser_onednn_close(struct onednn *onednn)
 {
     (void)onednn;
 }
@@ -467,8 +499,8 @@ static int absent(void)
     return ser_fail(SER_ERR_INTERNAL, "this build has no oneDNN");
 }
 
-int onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
-                         struct onednn_weight **weight)
+int ser_onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
+                             struct onednn_weight **weight)
 {
     (void)onednn;
     (void)spec;
@@ -476,33 +508,34 @@ int onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
     return absent();
 }
 
-void onednn_weight_free(struct onednn_weight *weight)
+void ser_onednn_weight_free(struct onednn_weight *weight)
 {
     (void)weight;
 }
 
-int onednn_weight_set(struct onednn_weight *weight, const float *w)
-{
-    (void)weight;
-    (void)w;
-    return absent();
-}
-
-int onednn_weight_get(const struct onednn_weight *weight, float *w)
+int ser_onednn_weight_set(struct onednn_weight *weight, const float *w)
 {
     (void)weight;
     (void)w;
     return absent();
 }
 
-size_t onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight)
+int ser_onednn_weight_get(const struct onednn_weight *weight, float *w)
+{
+    (void)weight;
+    (void)w;
+    return absent();
+}
+
+size_t ser_onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight)
 {
     (void)queue;
     (void)weight;
     return 0;
 }
 
-int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const gemm_call *call)
+int ser_onednn_run(const ser_queue *queue, const struct onednn_weight *weight,
+                   const gemm_call *call)
 {
     (void)queue;
     (void)weight;

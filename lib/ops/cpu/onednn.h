@@ -18,17 +18,18 @@ struct onednn_weight;
 
 /* *onednn is NULL (and the result 0) where own products are to be used. $SER_GEMM (own, onednn)
  * decides instead of the CPU if set. */
-int onednn_open(struct onednn **onednn);
-void onednn_close(struct onednn *onednn);
+int ser_onednn_open(struct onednn **onednn);
+void ser_onednn_close(struct onednn *onednn);
 
-int onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
-                         struct onednn_weight **weight);
-void onednn_weight_free(struct onednn_weight *weight);
-int onednn_weight_set(struct onednn_weight *weight, const float *w);
-int onednn_weight_get(const struct onednn_weight *weight, float *w);
+int ser_onednn_weight_create(struct onednn *onednn, const ser_weight_spec *spec,
+                             struct onednn_weight **weight);
+void ser_onednn_weight_free(struct onednn_weight *weight);
+int ser_onednn_weight_set(struct onednn_weight *weight, const float *w);
+int ser_onednn_weight_get(const struct onednn_weight *weight, float *w);
 
-/* As gemm_scratch and gemm_run. */
-size_t onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight);
-int onednn_run(const ser_queue *queue, const struct onednn_weight *weight, const gemm_call *call);
+/* As ser_gemm_scratch and ser_gemm_run. */
+size_t ser_onednn_scratch(const ser_queue *queue, const struct onednn_weight *weight);
+int ser_onednn_run(const ser_queue *queue, const struct onednn_weight *weight,
+                   const gemm_call *call);
 
 #endif

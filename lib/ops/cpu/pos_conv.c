@@ -15,9 +15,9 @@ static int64_t slice_size(const ser_pos_conv_args *args)
     return cpu_ceil_div((args->rows.padded + args->kernel - 1) * width, 16) * 16;
 }
 
-size_t cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args)
+size_t ser_cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args)
 {
-    return gemm_weight_scratch(queue, args->w) +
+    return ser_gemm_weight_scratch(queue, args->w) +
            (size_t)(slice_size(args) * args->groups) * sizeof(float);
 }
 
@@ -36,13 +36,13 @@ static void copy_group(const ser_pos_conv_args *args, const float *x, int64_t va
     memset(to + (before + valid) * width, 0, (size_t)(after * width) * sizeof(float));
 }
 
-int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
+int ser_cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t channels = args->x.cols;
     const int64_t width = channels / args->groups;
     const int64_t pitch = slice_size(args);
-    float *slices = (float *)((char *)queue->scratch + gemm_weight_scratch(queue, args->w));
+    float *slices = (float *)((char *)queue->scratch + ser_gemm_weight_scratch(queue, args->w));
     for (int64_t b = 0; b < args->rows.batch; b++) {
         const float *x = (const float *)args->x.data + b * args->rows.padded * channels;
         float *y = (float *)args->y.data + b * args->rows.padded * channels;
@@ -65,12 +65,12 @@ int cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
             .max_rows = valid,
             .activation = SER_ACT_GELU,
         };
-        int status = gemm_run_weight(queue, args->w, &call);
+        int status = ser_gemm_run_weight(queue, args->w, &call);
         if (status != 0) {
             return status;
         }
         kernels->add(x, y, valid * channels, y);
     }
-    cpu_zero_padding(&args->y, &args->rows);
+    ser_cpu_zero_padding(&args->y, &args->rows);
     return 0;
 }

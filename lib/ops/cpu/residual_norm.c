@@ -25,7 +25,7 @@ static void one_row(const ser_kernels *kernels, const ser_residual_norm_args *ar
     }
 }
 
-int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
+int ser_cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t padded = args->rows.padded;
@@ -38,10 +38,10 @@ int cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
         }
     }
     if (args->sum.data != NULL) {
-        cpu_zero_padding(&args->sum, &args->rows);
+        ser_cpu_zero_padding(&args->sum, &args->rows);
     }
     if (args->y.data != NULL) {
-        cpu_zero_padding(&args->y, &args->rows);
+        ser_cpu_zero_padding(&args->y, &args->rows);
     }
     return 0;
 }

@@ -74,7 +74,7 @@ static float fold_channel(const float *w, const double *m, const double *s, int3
 /* Floats per clip: packed filters, then the bias. */
 static int64_t fold_size(const ser_kernels *kernels, const ser_wave_conv_args *args)
 {
-    int64_t packed = gemm_packed_size(kernels, args->y.cols, args->kernel);
+    int64_t packed = ser_gemm_packed_size(kernels, args->y.cols, args->kernel);
     return cpu_ceil_div(packed + args->y.cols, 16) * 16;
 }
 
@@ -88,32 +88,32 @@ static void fold_clip(const ser_kernels *kernels, const ser_wave_conv_args *args
     const float *w = args->w.data;
     const float *gamma = args->gamma.data;
     const float *beta = args->beta.data;
-    float *bias = to + gemm_packed_size(kernels, channels, kernel);
+    float *bias = to + ser_gemm_packed_size(kernels, channels, kernel);
     double m[MAX_KERNEL];
     double s[MAX_KERNEL * MAX_KERNEL];
     patch_moments(x, args->rows_out.valid[clip], args->stride, kernel, m, s);
     for (int64_t c = 0; c < channels; c++) {
         bias[c] = fold_channel(w + c * kernel, m, s, kernel, gamma[c], beta[c], plain + c * kernel);
     }
-    gemm_pack(kernels, plain, kernel, 1, channels, kernel, to);
+    ser_gemm_pack(kernels, plain, kernel, 1, channels, kernel, to);
 }
 
-size_t cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args)
+size_t ser_cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args)
 {
     const cpu_queue *q = cpu_queue_of(queue);
     int64_t folded = fold_size(q->kernels, args) * args->rows_out.batch;
     int64_t plain = cpu_ceil_div(args->y.cols * args->kernel, 16) * 16 * q->threads;
-    return gemm_scratch(queue) + (size_t)(folded + plain) * sizeof(float);
+    return ser_gemm_scratch(queue) + (size_t)(folded + plain) * sizeof(float);
 }
 
-int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
+int ser_cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
 {
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const int64_t channels = args->y.cols;
     const int64_t batch = args->rows_out.batch;
     const int64_t pitch = fold_size(kernels, args);
     const int64_t plain_size = cpu_ceil_div(channels * args->kernel, 16) * 16;
-    float *folded = (float *)((char *)queue->scratch + gemm_scratch(queue));
+    float *folded = (float *)((char *)queue->scratch + ser_gemm_scratch(queue));
     float *plain = folded + pitch * batch;
     const bool by_clip = args->norm == SER_CONV_NORM_CLIP;
     if (by_clip) {
@@ -123,7 +123,7 @@ int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
             fold_clip(kernels, args, b, folded + b * pitch, plain + cpu_thread() * plain_size);
         }
     } else {
-        gemm_pack(kernels, args->w.data, args->kernel, 1, channels, args->kernel, folded);
+        ser_gemm_pack(kernels, args->w.data, args->kernel, 1, channels, args->kernel, folded);
     }
     const gemm_call call = {
         .a = args->pcm.data,
@@ -131,8 +131,8 @@ int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
         .a_pitch = args->rows_in.padded,
         .b = folded,
         .b_pitch = by_clip ? pitch : 0,
-        .bias =
-            by_clip ? folded + gemm_packed_size(kernels, channels, args->kernel) : args->bias.data,
+        .bias = by_clip ? folded + ser_gemm_packed_size(kernels, channels, args->kernel)
+                        : args->bias.data,
         .bias_pitch = by_clip ? pitch : 0,
         .c = args->y.data,
         .ldc = channels,
@@ -144,10 +144,10 @@ int cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
         .max_rows = args->rows_out.padded,
         .activation = args->norm == SER_CONV_NORM_LAYER ? SER_ACT_NONE : SER_ACT_GELU,
     };
-    gemm_run(queue, &call);
+    ser_gemm_run(queue, &call);
     if (args->norm == SER_CONV_NORM_LAYER) {
-        cpu_norm_gelu_rows(queue, &args->y, &args->rows_out, &args->gamma, &args->beta);
+        ser_cpu_norm_gelu_rows(queue, &args->y, &args->rows_out, &args->gamma, &args->beta);
     }
-    cpu_zero_padding(&args->y, &args->rows_out);
+    ser_cpu_zero_padding(&args->y, &args->rows_out);
     return 0;
 }
