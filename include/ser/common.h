@@ -27,13 +27,14 @@ extern "C" {
  */
 enum {
     SER_OK = 0,
-    SER_ERR_ARGUMENT = -1,     /**< an argument is NULL, out of range or contradicts another */
-    SER_ERR_MEMORY = -2,       /**< the host or the device is out of memory */
-    SER_ERR_IO = -10,          /**< a file cannot be opened, read or written */
-    SER_ERR_FORMAT = -11,      /**< a file is damaged or not what it claims to be */
-    SER_ERR_VERSION = -12,     /**< a file needs a newer library */
-    SER_ERR_DATA = -13,        /**< well-formed content that makes no sense: no audio, NaN, bad config value */
-    SER_ERR_MISMATCH = -14,    /**< tensors are missing, extra or of the wrong shape for the config */
+    SER_ERR_ARGUMENT = -1, /**< an argument is NULL, out of range or contradicts another */
+    SER_ERR_MEMORY = -2,   /**< the host or the device is out of memory */
+    SER_ERR_IO = -10,      /**< a file cannot be opened, read or written */
+    SER_ERR_FORMAT = -11,  /**< a file is damaged or not what it claims to be */
+    SER_ERR_VERSION = -12, /**< a file needs a newer library */
+    SER_ERR_DATA =
+        -13, /**< well-formed content that makes no sense: no audio, NaN, bad config value */
+    SER_ERR_MISMATCH = -14, /**< tensors are missing, extra or of the wrong shape for the config */
     SER_ERR_UNSUPPORTED = -20, /**< a legal request that this build, device or release cannot do */
     SER_ERR_CAPACITY = -21,    /**< the caller's array or a limit set in the options is too small */
     SER_ERR_BUSY = -22,        /**< the handle is in use by another call, or from before a fork */
@@ -56,7 +57,8 @@ SER_API const char *ser_error_message(void);
 /** Library version as text, such as "0.1.0". Any thread. Since 0.1. */
 SER_API const char *ser_version_string(void);
 
-/** Library version as SER_VERSION_NUMBER is formed; compare with the macro to detect skew. Since 0.1. */
+/** Library version as SER_VERSION_NUMBER is formed; compare with the macro to detect skew. Since
+ * 0.1. */
 SER_API int32_t ser_version_number(void);
 
 /** Log levels, in rising severity. */
@@ -76,7 +78,8 @@ typedef void (*ser_log_handler)(int32_t level, const char *text, void *user);
 
 /**
  * Send log lines to `handler` (NULL: nowhere, the default; libser never prints).
- * Set it before other calls: replacing it while other threads are inside libser is a race. Since 0.1.
+ * Set it before other calls: replacing it while other threads are inside libser is a race. Since
+ * 0.1.
  */
 SER_API void ser_log_set_handler(ser_log_handler handler, void *user);
 

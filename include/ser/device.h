@@ -17,7 +17,8 @@ typedef struct ser_device ser_device;
 
 /** Kinds of devices. */
 enum {
-    SER_DEVICE_AUTO = 0, /**< CUDA where it works, the CPU otherwise (with one log line that says why) */
+    SER_DEVICE_AUTO =
+        0, /**< CUDA where it works, the CPU otherwise (with one log line that says why) */
     SER_DEVICE_CPU = 1,
     SER_DEVICE_CUDA = 2
 };
@@ -27,8 +28,10 @@ typedef struct ser_device_options {
     size_t struct_size; /**< set by the init function */
     int32_t kind;       /**< SER_DEVICE_*; default AUTO */
     int32_t index;      /**< which one of that kind, from 0; default 0 */
-    int32_t threads;    /**< CPU threads per call, 1..1024; 0 (default): OMP_NUM_THREADS, else the CPUs allowed */
-    int32_t reserved;   /**< must be 0 */
+    int32_t threads; /**< CPU threads per call, 1..1024; 0 (default): OMP_NUM_THREADS, else the CPUs
+                          allowed.
+                          Always 1 in a process forked from one that had used libser */
+    int32_t reserved; /**< must be 0 */
 } ser_device_options;
 
 /** Zero `size` bytes at `options` and write the defaults. `size` is sizeof *options. Since 0.1. */
@@ -42,15 +45,16 @@ SER_API int ser_device_count(int32_t kind);
 
 /**
  * Open a device. `options` NULL means defaults. The caller frees `*device`.
- * Errors: ARGUMENT, UNSUPPORTED (options of a newer library), MEMORY, DEVICE (one sentence says what
- * is missing and what to do). Any thread. Since 0.1.
+ * Errors: ARGUMENT, UNSUPPORTED (options of a newer library), MEMORY, DEVICE (one sentence says
+ * what is missing and what to do). Any thread. Since 0.1.
  */
 SER_API int ser_device_open(const ser_device_options *options, ser_device **device);
 
 /** SER_DEVICE_CPU or SER_DEVICE_CUDA, whichever was opened. Any thread. Since 0.1. */
 SER_API int32_t ser_device_kind(const ser_device *device);
 
-/** Human-readable name, such as "cpu (avx2, 2 threads)". Borrowed from the device. Since 0.1. */
+/** Human-readable name, such as "cpu (v3, own products), 2 threads". Borrowed from the device.
+ * Since 0.1. */
 SER_API const char *ser_device_name(const ser_device *device);
 
 /** Drop the caller's reference and null the handle; NULL and a null handle are fine. Since 0.1. */

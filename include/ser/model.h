@@ -27,16 +27,17 @@ typedef struct ser_model ser_model;
 enum {
     SER_PRECISION_AUTO = 0, /**< the fastest that keeps the answer: f32 on the CPU */
     SER_PRECISION_F32 = 1,
-    SER_PRECISION_BF16 = 2  /**< where the device has it; otherwise f32, saying so once in the log */
+    SER_PRECISION_BF16 = 2 /**< where the device has it; otherwise f32, saying so once in the log */
 };
 
 /** How to load or create a model. Fill with ser_model_options_init(), then change what you need. */
 typedef struct ser_model_options {
-    size_t struct_size;       /**< set by the init function */
-    int32_t precision;        /**< SER_PRECISION_*; default AUTO */
-    int32_t strict;           /**< 1: NaN or infinite weights are an error; 0 (default): a warning */
-    uint64_t seed;            /**< of a fresh head (ser_model_create only); default 0 */
-    uint64_t max_header_size; /**< refuse larger safetensors headers; 1..100000000 bytes, default 16 MiB */
+    size_t struct_size; /**< set by the init function */
+    int32_t precision;  /**< SER_PRECISION_*; default AUTO */
+    int32_t strict;     /**< 1: NaN or infinite weights are an error; 0 (default): a warning */
+    uint64_t seed;      /**< of a fresh head (ser_model_create only); default 0 */
+    uint64_t max_header_size; /**< refuse larger safetensors headers; 1..100000000 bytes, default 16
+                                 MiB */
 } ser_model_options;
 
 /** Zero `size` bytes at `options` and write the defaults. Since 0.1. */
@@ -59,18 +60,18 @@ SER_API int ser_model_load_memory(ser_device *device, const void *data, size_t s
 
 /**
  * A pre-trained backbone with a fresh, untrained head (attention pooling and a classifier
- * 256-128-`label_count`, ReLU) for `label_count` (2..1000) distinct `labels`. `backbone` is a transformers directory; a head in
- * it is ignored. The head is drawn from `options->seed`; the model is for training.
- * Errors as for ser_model_load. Since 0.1.
+ * 256-128-`label_count`, ReLU) for `label_count` (2..1000) distinct `labels`. `backbone` is a
+ * transformers directory; a head in it is ignored. The head is drawn from `options->seed`; the
+ * model is for training. Errors as for ser_model_load. Since 0.1.
  */
 SER_API int ser_model_create(ser_device *device, const char *backbone, const char *const *labels,
                              size_t label_count, const ser_model_options *options,
                              ser_model **model);
 
 /**
- * Write the model as one file: to a temporary file beside `path`, flushed to the disk, then renamed,
- * so that `path` always holds a whole model, the old or the new one.
- * Errors: ARGUMENT, IO, MEMORY, DEVICE. Any thread. Since 0.1.
+ * Write the model as one file: to a temporary file beside `path`, flushed to the disk, then
+ * renamed, so that `path` always holds a whole model, the old or the new one. Errors: ARGUMENT, IO,
+ * MEMORY, DEVICE. Any thread. Since 0.1.
  */
 SER_API int ser_model_save(const ser_model *model, const char *path);
 
@@ -86,7 +87,8 @@ SER_API uint64_t ser_model_parameter_count(const ser_model *model);
 /** The configuration as JSON text (models/FORMAT.md). Borrowed from the model. Since 0.1. */
 SER_API const char *ser_model_config(const ser_model *model);
 
-/** Where it was loaded from, as the path was given or found; "" if from memory. Borrowed. Since 0.1. */
+/** Where it was loaded from, as the path was given or found; "" if from memory. Borrowed. Since
+ * 0.1. */
 SER_API const char *ser_model_path(const ser_model *model);
 
 /** Seconds per window for audio longer than ser_model_max_seconds. Since 0.1. */

@@ -15,13 +15,15 @@
  * Rules that hold everywhere:
  * - A function that can fail returns int: 0 or a negative SER_ERR_* whose text is in
  *   ser_error_message(). No input makes the library abort, exit or print.
- * - An object that comes through an out-pointer is the caller's to free; what is returned directly is
- *   borrowed from the object it was asked of. Every _free takes the handle's address, nulls it and
- *   accepts NULL.
+ * - An object that comes through an out-pointer is the caller's to free; what is returned directly
+ *   is borrowed from the object it was asked of. Every _free takes the handle's address, nulls it
+ *   and accepts NULL.
  * - Buffers given to a call are only used during the call.
- * - Option structs are filled by their _init function; NULL means defaults. A program built against a
- *   newer header works with an older library until it sets an option that the library does not know.
- * - Different handles may be used from different threads at any time; each type says what one handle allows.
+ * - Option structs are filled by their _init function; NULL means defaults. A program built against
+ *   a newer header works with an older library until it sets an option that the library does not
+ *   know.
+ * - Different handles may be used from different threads at any time; each type says what one
+ *   handle allows.
  * - After fork(), the child opens its own handles; those of the parent answer SER_ERR_BUSY.
  */
 #ifndef SER_SER_H

@@ -13,7 +13,7 @@
 #define SER_VERSION_PATCH 0
 
 /** One comparable number: major * 1000000 + minor * 1000 + patch. */
-#define SER_VERSION_NUMBER \
+#define SER_VERSION_NUMBER                                                                         \
     (SER_VERSION_MAJOR * 1000000 + SER_VERSION_MINOR * 1000 + SER_VERSION_PATCH)
 
 #endif

@@ -6,9 +6,10 @@
 #include <stddef.h>
 
 /*
- * Overlay the caller's options on the library's defaults: `own` (`own_size` bytes, struct_size first)
- * holds the defaults and receives the bytes that both sides know. NULL `given` keeps the defaults.
- * Bytes beyond the library's knowledge must be zero, else SER_ERR_UNSUPPORTED. `name` is the struct's.
+ * Overlay the caller's options on the library's defaults: `own` (`own_size` bytes, struct_size
+ * first) holds the defaults and receives the bytes that both sides know. NULL `given` keeps the
+ * defaults. Bytes beyond the library's knowledge must be zero, else SER_ERR_UNSUPPORTED. `name` is
+ * the struct's.
  */
 int ser_options_take(void *own, size_t own_size, const void *given, const char *name);
 

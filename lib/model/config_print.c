@@ -77,13 +77,12 @@ static json_t *print_features(const ser_arch *arch)
 {
     bool logmel = arch->features == SER_FEATURES_LOGMEL;
     json_t *object = json_pack("{s:s}", "type", logmel ? "logmel" : "conv");
-    json_t *rest = json_pack("{s:o, s:o, s:o, s:o, s:b, s:s}", "conv_dim",
-                             int_array(arch->conv_dim, arch->conv_count), "conv_kernel",
-                             int_array(arch->conv_kernel, arch->conv_count), "conv_stride",
-                             int_array(arch->conv_stride, arch->conv_count), "conv_padding",
-                             int_array(arch->conv_padding, arch->conv_count), "conv_bias",
-                             arch->conv_bias, "norm",
-                             arch->conv_norm == SER_NORM_GROUP ? "group" : "layer");
+    json_t *rest = json_pack(
+        "{s:o, s:o, s:o, s:o, s:b, s:s}", "conv_dim", int_array(arch->conv_dim, arch->conv_count),
+        "conv_kernel", int_array(arch->conv_kernel, arch->conv_count), "conv_stride",
+        int_array(arch->conv_stride, arch->conv_count), "conv_padding",
+        int_array(arch->conv_padding, arch->conv_count), "conv_bias", arch->conv_bias, "norm",
+        arch->conv_norm == SER_NORM_GROUP ? "group" : "layer");
     int failed = logmel ? json_object_set_new(object, "mel", print_mel(&arch->mel)) : 0;
     if (failed != 0 || json_object_update(object, rest) != 0) {
         json_decref(object);

@@ -80,8 +80,8 @@ static int open_named(int directory, const char *name, const char *base, int fla
         return ser_file_fail(name, "cannot open");
     }
     struct stat st;
-    int status = fstat(fd, &st) != 0 ? ser_file_fail(name, "cannot stat")
-                                     : adopt(fd, name, &st, file);
+    int status =
+        fstat(fd, &st) != 0 ? ser_file_fail(name, "cannot stat") : adopt(fd, name, &st, file);
     if (status != 0) {
         (void)close(fd);
     }

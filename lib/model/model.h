@@ -31,7 +31,8 @@ int ser_model_open(ser_device *device, const char *path, const ser_model_options
 int ser_model_open_memory(ser_device *device, const void *data, size_t size,
                           const ser_model_options *options, ser_model **model);
 int ser_model_from_backbone(ser_device *device, const char *backbone, const char *const *labels,
-                            size_t label_count, const ser_model_options *options, ser_model **model);
+                            size_t label_count, const ser_model_options *options,
+                            ser_model **model);
 int ser_model_write(const ser_model *model, const char *path);
 
 void ser_model_acquire(ser_model *model);

@@ -133,10 +133,9 @@ static int read_entry(const ser_safetensors *st, json_t *object, ser_tensor_entr
         return bad_tensor(st, entry->name, "data_offsets must be two integers, begin and end");
     }
     if (range[1] - range[0] != entry->size) {
-        return bad_tensor(st, entry->name,
-                          "%llu bytes between data_offsets, but its shape needs %llu",
-                          (unsigned long long)(range[1] - range[0]),
-                          (unsigned long long)entry->size);
+        return bad_tensor(
+            st, entry->name, "%llu bytes between data_offsets, but its shape needs %llu",
+            (unsigned long long)(range[1] - range[0]), (unsigned long long)entry->size);
     }
     entry->offset = range[0];
     return 0;

@@ -39,9 +39,9 @@ static int collect(ser_tensors *tensors)
     for (size_t i = 1; i < total; i++) {
         if (by_name(&tensors->list[i - 1], &tensors->list[i]) == 0) {
             char preview[PREVIEW_SIZE];
-            return ser_fail(SER_ERR_FORMAT, "%s: tensor \"%s\" is in two shards", tensors->name,
-                            ser_text_preview(tensors->list[i].entry->name, preview,
-                                             sizeof preview));
+            return ser_fail(
+                SER_ERR_FORMAT, "%s: tensor \"%s\" is in two shards", tensors->name,
+                ser_text_preview(tensors->list[i].entry->name, preview, sizeof preview));
         }
     }
     return 0;

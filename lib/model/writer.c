@@ -31,8 +31,8 @@ static int open_directory(ser_writer *writer)
         parent[length] = '\0';
     }
     writer->directory = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int status = writer->directory >= 0 ? 0
-                                        : ser_file_fail(writer->path, "cannot open its directory");
+    int status =
+        writer->directory >= 0 ? 0 : ser_file_fail(writer->path, "cannot open its directory");
     ser_mem_free(parent);
     return status;
 }

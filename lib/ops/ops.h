@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * THE table: everything that a backend (CPU, CUDA) can do, and all that the graph code in net/ knows of it.
+ * THE table: everything that a backend (CPU, CUDA) can do, and all that the graph code in net/
+ * knows of it.
  *
  * Contract, the same for every op and backend:
- * - Matrices are row-major and channels-last, [batch * padded, C] (tensor.h). Types are f32 and bf16;
- *   sums are kept in f32 or better.
- * - Every clip has a padded and a valid length. A clip's result depends on its valid rows only: norm
- *   statistics, attention, pooling and losses never look at padding, so a clip gives the same
+ * - Matrices are row-major and channels-last, [batch * padded, C] (tensor.h). Types are f32 and
+ * bf16; sums are kept in f32 or better.
+ * - Every clip has a padded and a valid length. A clip's result depends on its valid rows only:
+ * norm statistics, attention, pooling and losses never look at padding, so a clip gives the same
  *   numbers alone, padded, and in any batch (on the CPU the same bits).
  * - log_mel, wave_conv and conv write zeros to the invalid rows of their output. Other ops leave
  *   invalid rows undefined (but written, so that nothing uninitialised spreads).
- * - A conv with padding p reads p rows before its first row and p rows after a clip's last valid row:
- *   the buffer has p zero rows of slack in front, and padded >= valid + p, so that zero rows of one
- *   clip are the padding of the next. padded_in == padded_out * stride: the whole batch is one
+ * - A conv with padding p reads p rows before its first row and p rows after a clip's last valid
+ * row: the buffer has p zero rows of slack in front, and padded >= valid + p, so that zero rows of
+ * one clip are the padding of the next. padded_in == padded_out * stride: the whole batch is one
  *   matrix at every level, with no edges between clips and no im2col.
  * - Inputs and outputs do not overlap unless an argument says so. Buffers are aligned to 64 bytes.
  * - No op allocates: what it needs besides its arguments is the queue's scratch, whose size the
- *   planning mode of the queue finds out (ops.c). Work is queued and runs in order; ser_ops_sync waits.
- * - Every op returns a status and prints nothing. Shapes are checked once, in ops.c, not in backends.
+ *   planning mode of the queue finds out (ops.c). Work is queued and runs in order; ser_ops_sync
+ * waits.
+ * - Every op returns a status and prints nothing. Shapes are checked once, in ops.c, not in
+ * backends.
  * - One argument struct per op serves both directions. Always fill it with designated initialisers:
- *   members that are left out are zero, which means absent. The gradients join these structs with the
- *   backward ops.
+ *   members that are left out are zero, which means absent. The gradients join these structs with
+ * the backward ops.
  */
 #ifndef SER_OPS_OPS_H
 #define SER_OPS_OPS_H
@@ -37,16 +40,18 @@ enum { SER_OPS_VERSION = 1 };
 enum { SER_ACT_NONE, SER_ACT_GELU, SER_ACT_RELU, SER_ACT_TANH };
 
 typedef struct ser_context ser_context; /* an opened device; backend-private */
-typedef struct ser_weight ser_weight;   /* a matrix in the backend's favourite form; backend-private */
+typedef struct ser_weight
+    ser_weight; /* a matrix in the backend's favourite form; backend-private */
 typedef struct ser_ops ser_ops;
 
-/* One stream of work with its scratch memory. Backends embed it as first member of their own type. */
+/* One stream of work with its scratch memory. Backends embed it as first member of their own type.
+ */
 typedef struct ser_queue {
     const ser_ops *ops;
     ser_context *context;
-    bool planning;        /* ops only record how much scratch they would need */
-    size_t planned;       /* bytes, the largest need seen while planning */
-    void *scratch;        /* device memory */
+    bool planning;  /* ops only record how much scratch they would need */
+    size_t planned; /* bytes, the largest need seen while planning */
+    void *scratch;  /* device memory */
     size_t scratch_size;
 } ser_queue;
 
@@ -57,15 +62,16 @@ typedef struct ser_weight_spec {
     int64_t groups;
 } ser_weight_spec;
 
-/* PCM -> log-mel frames, level-normalised (models/FORMAT.md, "mel"). Frame t of a clip starts at its
- * sample t * hop. out valid = 1 + (n - frame) / hop. */
+/* PCM -> log-mel frames, level-normalised (models/FORMAT.md, "mel"). Frame t of a clip starts at
+ * its sample t * hop. out valid = 1 + (n - frame) / hop. */
 typedef struct ser_log_mel_args {
-    ser_tensor pcm;      /* [batch * rows_in.padded, 1] f32 */
-    ser_rows rows_in;    /* samples */
-    ser_rows rows_out;   /* frames */
+    ser_tensor pcm;    /* [batch * rows_in.padded, 1] f32 */
+    ser_rows rows_in;  /* samples */
+    ser_rows rows_out; /* frames */
     int32_t frame, hop;
     float floor;
-    const ser_weight *dft; /* [2 * freqs, frame]: window times cos rows, then window times sin rows */
+    const ser_weight
+        *dft; /* [2 * freqs, frame]: window times cos rows, then window times sin rows */
     const ser_weight *mel; /* [bins, freqs] */
     ser_tensor mean, std;  /* [1, bins] */
     ser_tensor y;          /* [batch * rows_out.padded, bins] */
@@ -80,9 +86,9 @@ enum { SER_CONV_NORM_NONE, SER_CONV_NORM_CLIP, SER_CONV_NORM_LAYER };
  * frames. LAYER: LayerNorm over the channels of a frame. eps 1e-5 in both (PyTorch's default).
  */
 typedef struct ser_wave_conv_args {
-    ser_tensor pcm;     /* [batch * rows_in.padded, 1] f32 */
-    ser_rows rows_in;   /* samples */
-    ser_rows rows_out;  /* frames */
+    ser_tensor pcm;    /* [batch * rows_in.padded, 1] f32 */
+    ser_rows rows_in;  /* samples */
+    ser_rows rows_out; /* frames */
     int32_t kernel, stride;
     int32_t norm;
     ser_tensor w;           /* [C, kernel] f32 */
@@ -91,8 +97,8 @@ typedef struct ser_wave_conv_args {
     ser_tensor y;           /* [batch * rows_out.padded, C] */
 } ser_wave_conv_args;
 
-/* y = GELU(norm(conv(x) + bias)); weight [C_out, kernel * C_in] with tap-major columns (tap, channel).
- * norm NONE or LAYER (eps 1e-5). */
+/* y = GELU(norm(conv(x) + bias)); weight [C_out, kernel * C_in] with tap-major columns (tap,
+ * channel). norm NONE or LAYER (eps 1e-5). */
 typedef struct ser_conv_args {
     ser_tensor x; /* [batch * rows_in.padded, C_in], `padding` zero rows of slack before it */
     ser_rows rows_in;
@@ -128,8 +134,8 @@ typedef struct ser_pos_conv_args {
     ser_tensor y;        /* [batch * padded, C] */
 } ser_pos_conv_args;
 
-/* sum = x + h; y = LayerNorm(sum) over the channels. h absent: sum = x. sum absent: not stored (it may
- * be x itself). y absent: only the sum. */
+/* sum = x + h; y = LayerNorm(sum) over the channels. h absent: sum = x. sum absent: not stored (it
+ * may be x itself). y absent: only the sum. */
 typedef struct ser_residual_norm_args {
     ser_tensor x; /* [batch * padded, C] */
     ser_tensor h; /* same shape or absent */
@@ -140,7 +146,8 @@ typedef struct ser_residual_norm_args {
     ser_tensor y;   /* same shape or absent; may be x or h */
 } ser_residual_norm_args;
 
-/* Multi-head self-attention: per clip and head softmax(scale q k^T) v over the clip's valid frames. */
+/* Multi-head self-attention: per clip and head softmax(scale q k^T) v over the clip's valid frames.
+ */
 typedef struct ser_attention_args {
     ser_tensor qkv; /* [batch * padded, 3 C]: q, k, v; heads are slices of C / heads within each */
     ser_rows rows;
@@ -149,7 +156,8 @@ typedef struct ser_attention_args {
     ser_tensor y; /* [batch * padded, C] */
 } ser_attention_args;
 
-/* y = (index == 0 ? 0 : y) + softmax(w)[index] * x: one term of the learned mix of hidden states. */
+/* y = (index == 0 ? 0 : y) + softmax(w)[index] * x: one term of the learned mix of hidden states.
+ */
 typedef struct ser_layer_mix_args {
     ser_tensor x; /* [batch * padded, C] */
     ser_rows rows;
@@ -158,8 +166,8 @@ typedef struct ser_layer_mix_args {
     ser_tensor y; /* [batch * padded, C] */
 } ser_layer_mix_args;
 
-/* alpha = softmax over the clip's valid frames of (u w^T + b); y = sum_t alpha_t x_t. w absent: alpha
- * is 1 / valid for all (mean pooling). alpha is 0 on invalid rows. */
+/* alpha = softmax over the clip's valid frames of (u w^T + b); y = sum_t alpha_t x_t. w absent:
+ * alpha is 1 / valid for all (mean pooling). alpha is 0 on invalid rows. */
 typedef struct ser_attn_pool_args {
     ser_tensor x; /* [batch * padded, C] */
     ser_tensor u; /* [batch * padded, D]: what the score looks at, x itself or tanh(W x + b) */
@@ -235,9 +243,10 @@ struct ser_ops {
 extern const ser_ops ser_cpu_ops;
 
 /*
- * Checked front of the table (ops.c): shapes and ranges are verified once, here, with a message that
- * names the op and the argument (SER_ERR_INTERNAL: the graph code is wrong, not the user). While
- * queue->planning is set nothing runs and data pointers may be NULL: only scratch needs are recorded.
+ * Checked front of the table (ops.c): shapes and ranges are verified once, here, with a message
+ * that names the op and the argument (SER_ERR_INTERNAL: the graph code is wrong, not the user).
+ * While queue->planning is set nothing runs and data pointers may be NULL: only scratch needs are
+ * recorded.
  */
 int ser_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
 int ser_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);

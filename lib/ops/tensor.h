@@ -7,7 +7,8 @@
 
 enum { SER_F32 = 0, SER_BF16 = 1 };
 
-/* [rows, cols], cols contiguous. A vector is one row. data NULL means "absent" where an op allows it. */
+/* [rows, cols], cols contiguous. A vector is one row. data NULL means "absent" where an op allows
+ * it. */
 typedef struct ser_tensor {
     void *data; /* device memory */
     int64_t rows;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The CPU ops at the shapes of wav2vec2-base, one 5 s clip, as a share of the multiply-add peak that is probed
- * in the same run between them. Usage: bench_ops [threads] [rounds]
+ * The CPU ops at the shapes of wav2vec2-base, one 5 s clip, as a share of the multiply-add peak
+ * that is probed in the same run between them. Usage: bench_ops [threads] [rounds]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,32 +67,33 @@ static ser_weight *weight(int64_t rows, int64_t cols, int64_t groups)
     return w;
 }
 
-/* Multiply-adds in registers only, twelve independent chains of one vector each: the core's peak. */
-#define PEAK(name, lanes, attribute)                                                                  \
-    attribute static double name(void)                                                                \
-    {                                                                                                 \
-        typedef float vec __attribute__((vector_size(lanes * 4)));                                    \
-        enum { CHAINS = 12, STEPS = 2000000 };                                                        \
-        vec x[CHAINS];                                                                                \
-        volatile float first = 0.0F;                                                                  \
-        for (int j = 0; j < CHAINS; j++) {                                                            \
-            x[j] = (vec){0} + first; /* not known to be equal */                                      \
-        }                                                                                             \
-        const vec a = (vec){0} + 0.999F;                                                              \
-        const vec b = (vec){0} + 0.001F;                                                              \
-        const double start = now();                                                                   \
-        for (int i = 0; i < STEPS; i++) {                                                             \
-            _Pragma("GCC unroll 16") for (int j = 0; j < CHAINS; j++)                                 \
-            {                                                                                         \
-                x[j] = x[j] * a + b;                                                                  \
-            }                                                                                         \
-        }                                                                                             \
-        const double seconds = now() - start;                                                         \
-        volatile float sink = 0.0F;                                                                   \
-        for (int j = 0; j < CHAINS; j++) {                                                            \
-            sink = sink + x[j][0];                                                                    \
-        }                                                                                             \
-        return 2e-9 * CHAINS * STEPS * lanes / seconds;                                               \
+/* Multiply-adds in registers only, twelve independent chains of one vector each: the core's peak.
+ */
+#define PEAK(name, lanes, attribute)                                                               \
+    attribute static double name(void)                                                             \
+    {                                                                                              \
+        typedef float vec __attribute__((vector_size(lanes * 4)));                                 \
+        enum { CHAINS = 12, STEPS = 2000000 };                                                     \
+        vec x[CHAINS];                                                                             \
+        volatile float first = 0.0F;                                                               \
+        for (int j = 0; j < CHAINS; j++) {                                                         \
+            x[j] = (vec){0} + first; /* not known to be equal */                                   \
+        }                                                                                          \
+        const vec a = (vec){0} + 0.999F;                                                           \
+        const vec b = (vec){0} + 0.001F;                                                           \
+        const double start = now();                                                                \
+        for (int i = 0; i < STEPS; i++) {                                                          \
+            _Pragma("GCC unroll 16") for (int j = 0; j < CHAINS; j++)                              \
+            {                                                                                      \
+                x[j] = x[j] * a + b;                                                               \
+            }                                                                                      \
+        }                                                                                          \
+        const double seconds = now() - start;                                                      \
+        volatile float sink = 0.0F;                                                                \
+        for (int j = 0; j < CHAINS; j++) {                                                         \
+            sink = sink + x[j][0];                                                                 \
+        }                                                                                          \
+        return 2e-9 * CHAINS * STEPS * lanes / seconds;                                            \
     }
 
 #if defined(__x86_64__)
@@ -180,25 +181,53 @@ int main(int argc, char **argv)
     ser_tensor bias = tensor(1, 3072);
     ser_tensor bias768 = ser_tensor_f32(bias.data, 1, 768);
     ser_tensor bias512 = ser_tensor_f32(bias.data, 1, 512);
-    const ser_linear_args qkv = {.x = h, .rows = rows, .w = weight(2304, 768, 1), .y = tensor(250, 2304)};
-    const ser_linear_args ffn_in = {.x = h, .rows = rows, .w = weight(3072, 768, 1), .bias = bias,
-                                    .activation = SER_ACT_GELU, .y = wide};
+    const ser_linear_args qkv = {
+        .x = h, .rows = rows, .w = weight(2304, 768, 1), .y = tensor(250, 2304)};
+    const ser_linear_args ffn_in = {.x = h,
+                                    .rows = rows,
+                                    .w = weight(3072, 768, 1),
+                                    .bias = bias,
+                                    .activation = SER_ACT_GELU,
+                                    .y = wide};
     const ser_linear_args ffn_out = {.x = wide, .rows = rows, .w = weight(768, 3072, 1), .y = h};
-    const ser_conv_args conv1 = {.x = features, .rows_in = rows0, .rows_out = rows1, .kernel = 3,
-                                 .stride = 2, .w = weight(512, 1536, 1), .y = tensor(8000, 512)};
-    const ser_wave_conv_args conv0 = {
-        .pcm = tensor(80000, 1), .rows_in = {.batch = 1, .padded = 80000, .valid = samples},
-        .rows_out = rows0, .kernel = 10, .stride = 5, .norm = SER_CONV_NORM_CLIP,
-        .w = tensor(512, 10), .gamma = bias512, .beta = bias512, .y = features};
-    const ser_pos_conv_args position = {.x = h, .rows = rows, .kernel = 128, .groups = 16,
-                                        .w = weight(48, 128 * 48, 16), .bias = bias768,
+    const ser_conv_args conv1 = {.x = features,
+                                 .rows_in = rows0,
+                                 .rows_out = rows1,
+                                 .kernel = 3,
+                                 .stride = 2,
+                                 .w = weight(512, 1536, 1),
+                                 .y = tensor(8000, 512)};
+    const ser_wave_conv_args conv0 = {.pcm = tensor(80000, 1),
+                                      .rows_in = {.batch = 1, .padded = 80000, .valid = samples},
+                                      .rows_out = rows0,
+                                      .kernel = 10,
+                                      .stride = 5,
+                                      .norm = SER_CONV_NORM_CLIP,
+                                      .w = tensor(512, 10),
+                                      .gamma = bias512,
+                                      .beta = bias512,
+                                      .y = features};
+    const ser_pos_conv_args position = {.x = h,
+                                        .rows = rows,
+                                        .kernel = 128,
+                                        .groups = 16,
+                                        .w = weight(48, 128 * 48, 16),
+                                        .bias = bias768,
                                         .y = tensor(250, 768)};
-    const ser_attention_args attention = {.qkv = qkv.y, .rows = rows, .heads = 12, .scale = 0.125F,
-                                          .y = tensor(250, 768)};
-    const ser_residual_norm_args norm = {.x = h, .h = attention.y, .rows = rows, .gamma = bias768,
-                                         .beta = bias768, .eps = 1e-5F, .y = tensor(250, 768)};
+    const ser_attention_args attention = {
+        .qkv = qkv.y, .rows = rows, .heads = 12, .scale = 0.125F, .y = tensor(250, 768)};
+    const ser_residual_norm_args norm = {.x = h,
+                                         .h = attention.y,
+                                         .rows = rows,
+                                         .gamma = bias768,
+                                         .beta = bias768,
+                                         .eps = 1e-5F,
+                                         .y = tensor(250, 768)};
     bench benches[] = {
-        {.name = "wave_conv 10/5 + norm + gelu", .gflop = 0.164, .run = run_wave_conv, .args = &conv0},
+        {.name = "wave_conv 10/5 + norm + gelu",
+         .gflop = 0.164,
+         .run = run_wave_conv,
+         .args = &conv0},
         {.name = "conv 3/2 512x512 (layer 1)", .gflop = 12.58, .run = run_conv, .args = &conv1},
         {.name = "pos_conv 128, 16 groups", .gflop = 2.35, .run = run_pos_conv, .args = &position},
         {.name = "linear 768 -> 2304", .gflop = 0.881, .run = run_linear, .args = &qkv},
@@ -220,8 +249,8 @@ int main(int argc, char **argv)
     printf("%s, %d thread(s), best of %d, peak %.0f GFLOP/s\n", name, threads, rounds, top);
     for (int i = 0; i < count; i++) {
         const double rate = benches[i].gflop / benches[i].best;
-        printf("%-32s %9.3f ms %8.1f GFLOP/s %5.0f %%\n", benches[i].name, 1e3 * benches[i].best, rate,
-               100.0 * rate / top);
+        printf("%-32s %9.3f ms %8.1f GFLOP/s %5.0f %%\n", benches[i].name, 1e3 * benches[i].best,
+               rate, 100.0 * rate / top);
     }
     return 0;
 }

@@ -335,20 +335,19 @@ void hf_create(hf_model *hf, const char *type, const char *architecture, const c
     *hf = (hf_model){.spec = {NULL, 0}};
     (void)snprintf(hf->dir, sizeof hf->dir, "%s/hf-%u", harness_tmpdir(), serial++);
     ck_assert_int_eq(mkdir(hf->dir, 0777), 0);
-    hf->config =
-        json_pack("{s:s, s:[s], s:s, s:s, s:[i, i], s:[i, i], s:[i, i], s:b, s:s, s:b, s:i, s:i, "
-                  "s:i, s:i, s:i, "
-                  "s:i, s:f, s:i, s:b, s:{s:s, s:s, s:s}, s:{s:i, s:i, s:i}, s:i, s:f, s:n}",
-                  "model_type", type, "architectures", architecture, "hidden_act", "gelu",
-                  "feat_extract_activation", "gelu", "conv_dim", 6, 8, "conv_kernel", 10, 3,
-                  "conv_stride", 5, 2, "conv_bias", large, "feat_extract_norm",
-                  large ? "layer" : "group", "do_stable_layer_norm", large, "hidden_size", 12,
-                  "num_hidden_layers", 2, "num_attention_heads", 3, "intermediate_size", 20,
-                  "num_conv_pos_embeddings", 4, "num_conv_pos_embedding_groups", 2,
-                  "layer_norm_eps", 1e-5, "classifier_proj_size", 7, "use_weighted_layer_sum", 0,
-                  "id2label", "0", "neutral", "1", "happy", "2", "sad", "label2id", "neutral", 0,
-                  "happy", 1, "sad", 2, "num_feat_extract_layers", 2, "hidden_dropout", 0.1,
-                  "adapter_attn_dim");
+    hf->config = json_pack(
+        "{s:s, s:[s], s:s, s:s, s:[i, i], s:[i, i], s:[i, i], s:b, s:s, s:b, s:i, s:i, "
+        "s:i, s:i, s:i, "
+        "s:i, s:f, s:i, s:b, s:{s:s, s:s, s:s}, s:{s:i, s:i, s:i}, s:i, s:f, s:n}",
+        "model_type", type, "architectures", architecture, "hidden_act", "gelu",
+        "feat_extract_activation", "gelu", "conv_dim", 6, 8, "conv_kernel", 10, 3, "conv_stride", 5,
+        2, "conv_bias", large, "feat_extract_norm", large ? "layer" : "group",
+        "do_stable_layer_norm", large, "hidden_size", 12, "num_hidden_layers", 2,
+        "num_attention_heads", 3, "intermediate_size", 20, "num_conv_pos_embeddings", 4,
+        "num_conv_pos_embedding_groups", 2, "layer_norm_eps", 1e-5, "classifier_proj_size", 7,
+        "use_weighted_layer_sum", 0, "id2label", "0", "neutral", "1", "happy", "2", "sad",
+        "label2id", "neutral", 0, "happy", 1, "sad", 2, "num_feat_extract_layers", 2,
+        "hidden_dropout", 0.1, "adapter_attn_dim");
     ck_assert_ptr_nonnull(hf->config);
     hf->preprocessor = json_pack("{s:b, s:s, s:i, s:s, s:f, s:b, s:i}", "do_normalize", 1,
                                  "feature_extractor_type", "Wav2Vec2FeatureExtractor",

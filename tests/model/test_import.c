@@ -108,14 +108,14 @@ START_TEST(classifier_of_the_large_kind_with_weighted_sum)
     spec_remove(&hf.spec, "hubert.feature_projection.layer_norm.bias");
     spec_add(&hf.spec, "layer_weights", 1, 3, 0, 0);
     /* the older spelling of the weight norm */
-    (void)strcpy(spec_get(&hf.spec,
-                          "hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original0")
-                     ->name,
-                 "hubert.encoder.pos_conv_embed.conv.weight_g");
-    (void)strcpy(spec_get(&hf.spec,
-                          "hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original1")
-                     ->name,
-                 "hubert.encoder.pos_conv_embed.conv.weight_v");
+    (void)strcpy(
+        spec_get(&hf.spec, "hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original0")
+            ->name,
+        "hubert.encoder.pos_conv_embed.conv.weight_g");
+    (void)strcpy(
+        spec_get(&hf.spec, "hubert.encoder.pos_conv_embed.conv.parametrizations.weight.original1")
+            ->name,
+        "hubert.encoder.pos_conv_embed.conv.weight_v");
     hf_write(&hf);
     assert_ok(hf_open(&hf, &p));
     const ser_arch *a = &p.config.arch;

@@ -180,8 +180,8 @@ START_TEST(JC6_labels)
     }
     assert_ok(changed("wav2vec2", "label2id", NULL));
     /* as transformers' example scripts write it */
-    assert_ok(changed("wav2vec2", "label2id",
-                      "{\"neutral\": \"0\", \"happy\": \"1\", \"sad\": \"2\"}"));
+    assert_ok(
+        changed("wav2vec2", "label2id", "{\"neutral\": \"0\", \"happy\": \"1\", \"sad\": \"2\"}"));
 }
 END_TEST
 

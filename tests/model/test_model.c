@@ -85,9 +85,8 @@ START_TEST(loads_and_describes)
     }
     ck_assert_uint_eq(ser_model_parameter_count(model), total);
     json_t *config = json_loads(ser_model_config(model), JSON_REJECT_DUPLICATES, NULL);
-    ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(config, "training"),
-                                                        "epochs")),
-                     3);
+    ck_assert_int_eq(
+        json_integer_value(json_object_get(json_object_get(config, "training"), "epochs")), 3);
     json_decref(config);
     ck_assert_ptr_eq(ser_model_ref(model), model);
     ser_model *second = model;

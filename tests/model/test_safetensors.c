@@ -7,7 +7,7 @@
 #include "builder.h"
 #include "model/safetensors.h"
 
-#define ONE "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
+#define ONE   "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
 #define LIMIT ((uint64_t)SER_DEFAULT_HEADER)
 
 static int open_bytes(const void *data, size_t size, uint64_t limit, ser_safetensors *st)

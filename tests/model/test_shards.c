@@ -21,9 +21,8 @@ static int sharded(void (*edit)(json_t *map, const hf_model *hf))
     for (size_t i = 0; i < hf.spec.count; i++) {
         const tensor_spec *t = &hf.spec.list[i];
         spec_add(&shard[i % 2], t->name, t->rank, t->shape[0], t->shape[1], t->shape[2]);
-        json_object_set_new(map, t->name,
-                            json_string(i % 2 == 0 ? "model-1.safetensors"
-                                                   : "model-2.safetensors"));
+        json_object_set_new(
+            map, t->name, json_string(i % 2 == 0 ? "model-1.safetensors" : "model-2.safetensors"));
     }
     for (size_t i = 0; i < 2; i++) {
         blob b = spec_blob(&shard[i], NULL);

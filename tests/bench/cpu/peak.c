@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the CPU could do now: GFLOP/s of independent f32 fused multiply-adds. peak THREADS; every line on
- * stdin is answered with one number. */
+/* What the CPU could do now: GFLOP/s of independent f32 fused multiply-adds. peak THREADS; every
+ * line on stdin is answered with one number. */
 #include <immintrin.h>
 #include <pthread.h>
 #include <stdio.h>
