@@ -27,13 +27,12 @@ extern "C" {
  */
 enum {
     SER_OK = 0,
-    SER_ERR_ARGUMENT = -1, /**< an argument is NULL, out of range or contradicts another */
-    SER_ERR_MEMORY = -2,   /**< the host or the device is out of memory */
-    SER_ERR_IO = -10,      /**< a file cannot be opened, read or written */
-    SER_ERR_FORMAT = -11,  /**< a file is damaged or not what it claims to be */
-    SER_ERR_VERSION = -12, /**< a file needs a newer library */
-    SER_ERR_DATA =
-        -13, /**< well-formed content that makes no sense: no audio, NaN, bad config value */
+    SER_ERR_ARGUMENT = -1,  /**< an argument is NULL, out of range or contradicts another */
+    SER_ERR_MEMORY = -2,    /**< the host or the device is out of memory */
+    SER_ERR_IO = -10,       /**< a file cannot be opened, read or written */
+    SER_ERR_FORMAT = -11,   /**< a file is damaged or not what it claims to be */
+    SER_ERR_VERSION = -12,  /**< a file needs a newer library */
+    SER_ERR_DATA = -13,     /**< well-formed but senseless: no audio, NaN, bad config value */
     SER_ERR_MISMATCH = -14, /**< tensors are missing, extra or of the wrong shape for the config */
     SER_ERR_UNSUPPORTED = -20, /**< a legal request that this build, device or release cannot do */
     SER_ERR_CAPACITY = -21,    /**< the caller's array or a limit set in the options is too small */

@@ -17,8 +17,7 @@ typedef struct ser_device ser_device;
 
 /** Kinds of devices. */
 enum {
-    SER_DEVICE_AUTO =
-        0, /**< CUDA where it works, the CPU otherwise (with one log line that says why) */
+    SER_DEVICE_AUTO = 0, /**< CUDA where it works, else the CPU (one log line says why) */
     SER_DEVICE_CPU = 1,
     SER_DEVICE_CUDA = 2
 };
