@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The shared library exports what lib/ser.map lists, no more, no less, and the headers declare it.
+Every global of the static library has the prefix, so that it cannot clash with a program's own.
 
-    symbols.py LIBRARY MAP INCLUDE_DIR SOVERSION
+    symbols.py LIBRARY MAP INCLUDE_DIR SOVERSION ARCHIVE
 """
 
 import glob
@@ -27,6 +28,12 @@ def exported(library):
     return names, nodes
 
 
+def unprefixed(archive):
+    """Globals of ours; names with two underscores in front are the compiler's (sanitizers)."""
+    names = re.findall(r" [TDRBVW] (\w+)$", run("nm", "-g", "--defined-only", archive), re.M)
+    return sorted({name for name in names if not name.startswith(("ser_", "__"))})
+
+
 def mapped(path):
     with open(path, encoding="utf-8") as file:
         text = file.read()
@@ -47,7 +54,7 @@ def declared(include):
 
 
 def main():
-    library, map_file, include, soversion = sys.argv[1:5]
+    library, map_file, include, soversion, archive = sys.argv[1:6]
     names, _ = exported(library)
     wanted = mapped(map_file)
     complaints = [f"exported but not in the map: {n}" for n in sorted(names - wanted)]
@@ -62,6 +69,7 @@ def main():
         complaints.append(f"the soname is not libser.so.{soversion}")
     if re.search(r"NEEDED\s+lib(cuda|cublas|cudnn|mpi|stdc\+\+)", dynamic):
         complaints.append("the library needs CUDA, MPI or the C++ runtime")
+    complaints += [f"no ser_ prefix in the archive: {n}" for n in unprefixed(archive)]
     for complaint in complaints:
         print(complaint)
     print(f"{len(names)} symbols, {len(complaints)} complaints")
