@@ -29,6 +29,10 @@ echo "installing:$missing" >&2
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     as_root=sudo
+    if ! command -v sudo >/dev/null; then
+        echo "there is no sudo; as root, run: sh examples/install-packages.sh ${1:-build}" >&2
+        exit 1
+    fi
 fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 build=${SER_BUILD_DIR:-build}
 
 sh examples/install-packages.sh build
+echo "building in $build/" >&2
 if [ ! -f "$build/build.ninja" ]; then
     meson setup "$build" -Dtests=false >"$build-setup.log" 2>&1 || {
         cat "$build-setup.log" >&2
@@ -15,6 +16,4 @@ if [ ! -f "$build/build.ninja" ]; then
 fi
 ninja -C "$build" --quiet >&2
 
-set -- "${1:-examples/clip.wav}"
-echo "\$ $build/tools/ser-predict --model models/ser-mini.safetensors $1"
-"$build/tools/ser-predict" --model models/ser-mini.safetensors "$1"
+"$build/tools/ser-predict" --model models/ser-mini.safetensors "${1:-examples/clip.wav}"

@@ -67,6 +67,7 @@ finish() {
 }
 
 if ! sh examples/install-packages.sh test; then
+    echo "packages are missing: nothing was built or tested"
     failed=1
     finish
 fi

@@ -101,9 +101,9 @@ static int find_default(char **path)
     } else {
         *path = find_beside_library();
         if (*path == NULL) {
-            return ser_fail(SER_ERR_IO,
-                            "no default model: SER_MODEL is not set and " SER_MODEL_DIR
-                            "/" DEFAULT_MODEL " does not exist; give the path of a model");
+            return ser_fail(SER_ERR_IO, "no default model: SER_MODEL is not set and " SER_MODEL_DIR
+                                        "/" DEFAULT_MODEL " does not exist; install libser or name "
+                                        "a model (the source tree has models/" DEFAULT_MODEL ")");
         }
     }
     return *path != NULL ? 0 : SER_ERR_MEMORY;
