@@ -199,7 +199,7 @@ static int open_model(predict_session *s)
     status = ser_model_load(s->device, o->model, NULL, &s->model);
     if (status != 0) {
         message_error("cannot load the model: %s%s", ser_error_message(),
-                      o->model == NULL ? " (--model names one)" : "");
+                      o->model == NULL ? " (--model or $SER_MODEL names another)" : "");
         return status == SER_ERR_ARGUMENT ? MESSAGE_EXIT_DATA : message_exit_code(status);
     }
     if (o->batch_size == 0) {
