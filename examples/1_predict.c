@@ -29,7 +29,7 @@ static void print_probabilities(const ser_model *model, const float *probabiliti
 
 /* Models that pool by attention tell how much each frame weighed; NULL for a clip cut in windows.
  */
-static void print_peak(const ser_predictor *predictor)
+static void print_peak(ser_predictor *predictor)
 {
     ser_prediction details = {.struct_size = sizeof details};
     check(ser_predictor_get_prediction(predictor, 0, &details));

@@ -36,7 +36,7 @@ static size_t read_all(char **names, size_t count, ser_audio **clips)
     return kept;
 }
 
-static void print_row(const ser_model *model, const ser_predictor *predictor, size_t index,
+static void print_row(const ser_model *model, ser_predictor *predictor, size_t index,
                       const char *name, const float *row)
 {
     size_t best = 0;

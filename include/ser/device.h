@@ -29,7 +29,8 @@ typedef struct ser_device_options {
     int32_t index;      /**< which one of that kind, from 0; default 0 */
     int32_t threads; /**< CPU threads per call, 1..1024; 0 (default): OMP_NUM_THREADS, else the CPUs
                           allowed.
-                          Always 1 in a process forked from one that had used libser */
+                          Always 1 in a process forked from one that had opened a device.
+                          Say 1 if the parent may have run OpenMP threads of its own */
     int32_t reserved; /**< must be 0 */
 } ser_device_options;
 

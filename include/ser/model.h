@@ -70,8 +70,9 @@ SER_API int ser_model_create(ser_device *device, const char *backbone, const cha
 
 /**
  * Write the model as one file: to a temporary file beside `path`, flushed to the disk, then
- * renamed, so that `path` always holds a whole model, the old or the new one. Errors: ARGUMENT, IO,
- * MEMORY, DEVICE. Any thread. Since 0.1.
+ * renamed, so that `path` always holds a whole model, the old or the new one. A link is
+ * replaced, not followed; a file's permissions are kept; anything else that is there is refused.
+ * Errors: ARGUMENT, IO, MEMORY, BUSY (after a fork), DEVICE. Any thread. Since 0.1.
  */
 SER_API int ser_model_save(const ser_model *model, const char *path);
 

@@ -110,7 +110,7 @@ SER_API int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *
 
 /** Details of clip `index` of the last successful call; a failed call does not change them. Errors:
  * ARGUMENT, BUSY. Since 0.1. */
-SER_API int ser_predictor_get_prediction(const ser_predictor *predictor, size_t index,
+SER_API int ser_predictor_get_prediction(ser_predictor *predictor, size_t index,
                                          ser_prediction *prediction);
 
 /** Free the predictor and null the handle; NULL is fine. Since 0.1. */

@@ -5,6 +5,9 @@
 
 #include "base/fail.h"
 
+/* No struct of ours will ever be larger: beyond it, the caller has not set struct_size. */
+enum { LARGEST_STRUCT = 4096 };
+
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
@@ -17,7 +20,7 @@ int ser_options_take(void *own, size_t own_size, const void *given, const char *
     }
     size_t size;
     memcpy(&size, given, sizeof size);
-    if (size < sizeof size) {
+    if (size < sizeof size || size > LARGEST_STRUCT) {
         return ser_fail(SER_ERR_ARGUMENT, "%s: struct_size is %zu; call %s_init first", name, size,
                         name);
     }
@@ -52,7 +55,7 @@ int ser_result_give(void *result, const void *own, size_t own_size, const char *
         return ser_fail(SER_ERR_ARGUMENT, "%s is NULL", name);
     }
     memcpy(&size, result, sizeof size);
-    if (size < sizeof size) {
+    if (size < sizeof size || size > LARGEST_STRUCT) {
         return ser_fail(SER_ERR_ARGUMENT, "%s: set struct_size to sizeof(%s) before the call", name,
                         name);
     }

@@ -97,8 +97,7 @@ int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *audios, 
     return ser_predictor_run(predictor, audios, count, probabilities);
 }
 
-int ser_predictor_get_prediction(const ser_predictor *predictor, size_t index,
-                                 ser_prediction *prediction)
+int ser_predictor_get_prediction(ser_predictor *predictor, size_t index, ser_prediction *prediction)
 {
     ser_prediction own;
     if (predictor == NULL) {

@@ -38,15 +38,23 @@ static int open_directory(ser_writer *writer)
 }
 
 /* The rename would fail at the very end, after all the work: find out now. */
-static int check_target(const ser_writer *writer)
+static int check_target(ser_writer *writer)
 {
     const char *base = base_of(writer->path);
     struct stat st;
+    writer->mode = 0;
     if (base[0] == '\0') {
         return ser_fail(SER_ERR_IO, "%s: names a directory, not a file", writer->path);
     }
     if (fstatat(writer->directory, base, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        return S_ISDIR(st.st_mode) ? ser_fail(SER_ERR_IO, "%s: is a directory", writer->path) : 0;
+        if (!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode)) {
+            return ser_fail(SER_ERR_IO,
+                            S_ISDIR(st.st_mode) ? "%s: is a directory"
+                                                : "%s: is not a regular file",
+                            writer->path);
+        }
+        writer->mode = S_ISREG(st.st_mode) ? st.st_mode & 07777 : 0;
+        return 0;
     }
     return errno == ENOENT ? 0 : ser_file_fail(writer->path, "cannot write");
 }
@@ -60,7 +68,10 @@ static int create_temporary(ser_writer *writer)
         writer->fd = openat(writer->directory, writer->temporary,
                             O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (writer->fd >= 0) {
-            return 0;
+            /* who could not read the old file does not get to read the new one */
+            return writer->mode == 0 || fchmod(writer->fd, writer->mode) == 0
+                       ? 0
+                       : ser_file_fail(writer->path, "cannot keep its permissions");
         }
         if (errno != EEXIST && errno != EINTR) {
             break;

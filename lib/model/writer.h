@@ -10,10 +10,13 @@ typedef struct ser_writer {
     int fd;        /* of the temporary file; -1: none */
     int directory; /* that holds both; -1: none */
     char *path;    /* owned; the target, for messages and its last component */
+    unsigned mode; /* permissions of the file to be replaced; 0: there is none */
     char temporary[64];
 } ser_writer;
 
-/* Create a temporary file in the directory of `path`. On failure nothing is left behind. */
+/* Create a temporary file in the directory of `path`, with the permissions of the file that is there.
+ * Only a regular
+ * file or a link (itself, not what it names) is replaced. On failure nothing is left behind. */
 int ser_writer_open(const char *path, ser_writer *writer);
 
 int ser_writer_append(ser_writer *writer, const void *data, size_t size);

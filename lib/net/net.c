@@ -57,6 +57,12 @@ static int check_arch(const ser_arch *arch)
         return ser_fail(SER_ERR_UNSUPPORTED,
                         "features.conv_padding: the convolution on the waveform cannot be padded");
     }
+    if (arch->features == SER_FEATURES_CONV && arch->conv_norm == SER_NORM_GROUP &&
+        arch->conv_kernel[0] > SER_MAX_WAVE_KERNEL) {
+        return ser_fail(SER_ERR_UNSUPPORTED,
+                        "features.conv_kernel: the first is %d, limit %d with group norm",
+                        arch->conv_kernel[0], SER_MAX_WAVE_KERNEL);
+    }
     if (arch->features == SER_FEATURES_LOGMEL && arch->conv_norm != SER_NORM_LAYER) {
         return ser_fail(SER_ERR_UNSUPPORTED, "features.norm: log-mel features know \"layer\" only");
     }

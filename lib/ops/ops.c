@@ -227,6 +227,8 @@ int ser_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
     check_geometry(&c, &args->rows_in, &args->rows_out, args->kernel, args->stride);
     check_tensor(&c, "w", &args->w, channels, args->kernel);
     check_f32(&c, "w", &args->w);
+    check_that(&c, args->norm != SER_CONV_NORM_CLIP || args->kernel <= SER_MAX_WAVE_KERNEL,
+               "kernel is too long for the group norm");
     check_optional_vector(&c, "bias", &args->bias, channels);
     bool allowed = args->norm == SER_CONV_NORM_NONE || args->norm == SER_CONV_NORM_CLIP ||
                    args->norm == SER_CONV_NORM_LAYER;

@@ -37,6 +37,9 @@
 /* Changes whenever this file does; a backend module of another version is refused. */
 enum { SER_OPS_VERSION = 1 };
 
+/* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
+enum { SER_MAX_WAVE_KERNEL = 64 };
+
 enum { SER_ACT_NONE, SER_ACT_GELU, SER_ACT_RELU, SER_ACT_TANH };
 
 typedef struct ser_context ser_context; /* an opened device; backend-private */

@@ -10,6 +10,7 @@
 #include "base/fork.h"
 #include "base/mem.h"
 #include "model/model.h"
+#include "net/geometry.h"
 #include "predict/pieces.h"
 
 /* Memory that grows from call to call and never shrinks. */
@@ -80,6 +81,32 @@ static size_t to_samples(double seconds)
     return (size_t)llround(seconds * SER_SAMPLING_RATE);
 }
 
+/*
+ * The longest piece, at most `longest` samples, that stays within bounds: attention is quadratic in the
+ * frames and memory linear in the values of a level, and a small hostile model could ask for hours or
+ * terabytes. Published models stay far below both.
+ */
+static size_t bounded_piece(const ser_arch *arch, size_t longest)
+{
+    const int64_t most_frames = 16384;
+    const int64_t most_values = (int64_t)1 << 28;
+    const size_t least = (size_t)ser_arch_min_samples(arch);
+    while (longest / 2 >= least) {
+        int64_t lengths[SER_MAX_CONVS + 1];
+        ser_geometry_lengths(arch, (int64_t)longest, lengths);
+        int64_t values = arch->features == SER_FEATURES_LOGMEL ? lengths[0] * arch->mel.bins : 0;
+        for (int32_t i = 0; i < arch->conv_count; i++) {
+            int64_t level = lengths[i + 1] * arch->conv_dim[i];
+            values = level > values ? level : values;
+        }
+        if (lengths[arch->conv_count] <= most_frames && values <= most_values) {
+            break;
+        }
+        longest /= 2;
+    }
+    return longest;
+}
+
 static int set_rules(const ser_predictor_options *options, const ser_model *model,
                      ser_piece_rules *rules)
 {
@@ -93,10 +120,12 @@ static int set_rules(const ser_predictor_options *options, const ser_model *mode
                         "ser_predictor_options: window is %g s, more than max_seconds (%g s)",
                         window, longest);
     }
+    const size_t most = bounded_piece(&config->arch, to_samples(longest));
+    const size_t wanted = to_samples(window);
     *rules = (ser_piece_rules){.front_end = &config->front_end,
                                .pad_as_hf = config->pad_as_hf,
-                               .max_samples = to_samples(longest),
-                               .window = to_samples(window),
+                               .max_samples = most,
+                               .window = wanted < most ? wanted : most,
                                .min_samples = (size_t)ser_arch_min_samples(&config->arch)};
     return 0;
 }
@@ -301,7 +330,10 @@ static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const s
     clip_result *clip = (clip_result *)p->next.clips.data + piece->clip;
     double *sums = (double *)p->next.sums.data + piece->clip * p->labels;
     const float *logits = o->logits + row * p->labels;
-    if (!all_finite(logits, p->labels)) {
+    const float *attention = o->alpha + row * (size_t)stages->rows.padded;
+    const size_t frames = (size_t)stages->valid_host[row];
+    if (!all_finite(logits, p->labels) || !all_finite(attention, frames) ||
+        !all_finite(o->pooled + row * p->hidden, p->hidden)) {
         return ser_fail(SER_ERR_NUMERIC, "clip %zu: the network gave NaN or infinity", piece->clip);
     }
     double weight = piece->windowed ? (double)piece->length : 1.0;
@@ -311,8 +343,7 @@ static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const s
     }
     if (!piece->windowed) {
         float *to = (float *)p->next.values.data + clip->values;
-        const float *alpha = o->alpha + row * (size_t)stages->rows.padded;
-        memcpy(to, alpha, clip->frames * sizeof *to);
+        memcpy(to, attention, clip->frames * sizeof *to);
         memcpy(to + clip->frames, logits, p->labels * sizeof *to);
         memcpy(to + clip->frames + p->labels, o->pooled + row * p->hidden, p->hidden * sizeof *to);
     }
@@ -371,30 +402,29 @@ static int run(ser_predictor *p, const ser_audio *const *audios, size_t count, f
     return status;
 }
 
-int ser_predictor_run(ser_predictor *predictor, const ser_audio *const *audios, size_t count,
-                      float *probabilities)
+/* The predictor is this call's until it sets busy to false again. */
+static int take(ser_predictor *predictor)
 {
     int status = ser_fork_check(predictor->fork_generation, "the predictor");
-    if (status != 0) {
-        return status;
+    if (status == 0 && atomic_exchange(&predictor->busy, true)) {
+        status = ser_fail(SER_ERR_BUSY, "the predictor is in use by another call: one per thread");
     }
-    if (atomic_exchange(&predictor->busy, true)) {
-        return ser_fail(SER_ERR_BUSY, "the predictor is in use by another call: one per thread");
-    }
-    status = run(predictor, audios, count, probabilities);
-    atomic_store(&predictor->busy, false);
     return status;
 }
 
-int ser_predictor_describe(const ser_predictor *predictor, size_t index, ser_prediction *prediction)
+int ser_predictor_run(ser_predictor *predictor, const ser_audio *const *audios, size_t count,
+                      float *probabilities)
 {
-    int status = ser_fork_check(predictor->fork_generation, "the predictor");
-    if (status != 0) {
-        return status;
+    int status = take(predictor);
+    if (status == 0) {
+        status = run(predictor, audios, count, probabilities);
+        atomic_store(&predictor->busy, false);
     }
-    if (atomic_load(&predictor->busy)) {
-        return ser_fail(SER_ERR_BUSY, "the predictor is in use by another call: one per thread");
-    }
+    return status;
+}
+
+static int describe(const ser_predictor *predictor, size_t index, ser_prediction *prediction)
+{
     const results *r = &predictor->last;
     if (index >= r->count) {
         return ser_fail(SER_ERR_ARGUMENT, "index is %zu, the last successful call had %zu clips",
@@ -419,4 +449,14 @@ int ser_predictor_describe(const ser_predictor *predictor, size_t index, ser_pre
         prediction->embedding_count = predictor->hidden;
     }
     return 0;
+}
+
+int ser_predictor_describe(ser_predictor *predictor, size_t index, ser_prediction *prediction)
+{
+    int status = take(predictor);
+    if (status == 0) {
+        status = describe(predictor, index, prediction);
+        atomic_store(&predictor->busy, false);
+    }
+    return status;
 }

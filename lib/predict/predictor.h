@@ -14,8 +14,7 @@ int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
                        ser_predictor **predictor);
 int ser_predictor_run(ser_predictor *predictor, const ser_audio *const *audios, size_t count,
                       float *probabilities);
-int ser_predictor_describe(const ser_predictor *predictor, size_t index,
-                           ser_prediction *prediction);
+int ser_predictor_describe(ser_predictor *predictor, size_t index, ser_prediction *prediction);
 void ser_predictor_destroy(ser_predictor *predictor);
 
 /* Classes of the predictor's model. */

@@ -236,6 +236,26 @@ START_TEST(directory_without_permission)
 }
 END_TEST
 
+/* What is no file stays, and who could not read the old file cannot read the new one. */
+START_TEST(special_files_and_permissions)
+{
+    char dir[256];
+    char path[300];
+    struct stat st;
+    fresh(dir, path, sizeof dir);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    assert_fails(write_bytes(path, 'x', 1), SER_ERR_IO, "is not a regular file");
+    ck_assert_int_eq(lstat(path, &st), 0);
+    ck_assert(S_ISFIFO(st.st_mode));
+    ck_assert_int_eq(unlink(path), 0);
+    write_text(path, "private");
+    ck_assert_int_eq(chmod(path, 0600), 0);
+    assert_ok(write_bytes(path, 'x', 5));
+    ck_assert_int_eq(stat(path, &st), 0);
+    ck_assert_int_eq(st.st_mode & 07777, 0600);
+}
+END_TEST
+
 /* A link is replaced, not followed, and another's temporary file is not touched. */
 START_TEST(links_and_other_writers)
 {
@@ -296,6 +316,7 @@ int main(void)
     tcase_add_test(tcase, full_disk);
     tcase_add_test(tcase, places_that_cannot_be_written);
     tcase_add_test(tcase, directory_without_permission);
+    tcase_add_test(tcase, special_files_and_permissions);
     tcase_add_test(tcase, links_and_other_writers);
     tcase_add_test(tcase, every_allocation_may_fail);
     suite_add_tcase(suite, tcase);

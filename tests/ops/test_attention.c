@@ -93,5 +93,23 @@ START_TEST(test_same_bits_at_any_padding)
 }
 END_TEST
 
+/* A damaged network must not look healthy: NaN goes through the softmax. */
+START_TEST(test_nan_survives)
+{
+    const int32_t valid[] = {20};
+    ser_attention_args args = {.qkv = matrix(20, 48, 1, 0),
+                               .rows = {.batch = 1, .padded = 20, .valid = valid},
+                               .heads = 2,
+                               .scale = 0.3F,
+                               .y = poisoned(20, 16)};
+    ((float *)args.qkv.data)[5 * 48 + 16 + 3] = NAN; /* a key of head 0 in frame 5 */
+    RUN(ser_attention_fwd, &args);
+    for (int t = 0; t < 20; t++) {
+        ck_assert(isnan(((float *)args.y.data)[t * 16]));
+        ck_assert(isfinite(((float *)args.y.data)[t * 16 + 8]));
+    }
+}
+END_TEST
+
 OP_SUITE("attention", test_agrees_with_plain_loops, test_peaked_scores,
-         test_same_bits_at_any_padding)
+         test_same_bits_at_any_padding, test_nan_survives)

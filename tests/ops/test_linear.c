@@ -135,5 +135,24 @@ START_TEST(test_extreme_values)
 }
 END_TEST
 
+START_TEST(test_nan_survives_every_activation)
+{
+    const int32_t valid[] = {1};
+    const float w[2] = {1.0F, 1.0F};
+    for (int act = SER_ACT_NONE; act <= SER_ACT_TANH; act++) {
+        ser_tensor x = matrix(1, 1, 1, 0);
+        *(float *)x.data = NAN;
+        ser_linear_args args = {.x = x,
+                                .rows = {.batch = 1, .padded = 1, .valid = valid},
+                                .w = weight_of(2, 1, 1, w),
+                                .activation = act,
+                                .y = poisoned(1, 2)};
+        RUN(ser_linear_fwd, &args);
+        ck_assert(isnan(*(float *)args.y.data));
+    }
+}
+END_TEST
+
 OP_SUITE("linear", test_agrees_with_plain_loops, test_row_has_same_bits_alone_and_with_any_threads,
-         test_weight_comes_back_bit_for_bit, test_extreme_values)
+         test_weight_comes_back_bit_for_bit, test_extreme_values,
+         test_nan_survives_every_activation)

@@ -184,7 +184,13 @@ with ser.Model.load(path) as model:
         done = self.run_python("""
 import threading, ser
 model = ser.Model.load(path)
-threading.Thread(target=lambda: [model.predict(clip) for _ in range(50)], daemon=True).start()
+def work():
+    try:
+        for _ in range(50):
+            model.predict(clip)
+    except Exception:  # Python itself is being taken down around a daemon thread
+        pass
+threading.Thread(target=work, daemon=True).start()
 model.predict(clip)
 windows = model.predict_windows(clip, window=0.5)
 next(windows)

@@ -89,7 +89,8 @@ static inline void store_part(float *x, vec v, int64_t n)
  */
 static inline vec exp_vec(vec x)
 {
-    x = min_vec(max_vec(x, splat(-87.0F)), splat(88.0F));
+    x = select_vec(x < -87.0F, splat(-87.0F), x); /* keeps NaN */
+    x = select_vec(x > 88.0F, splat(88.0F), x);
     const float magic =
         12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
     vec shifted = x * 1.44269504F + magic;

@@ -12,7 +12,6 @@
 
 #include "ops/cpu/cpu.h"
 
-enum { MAX_KERNEL = 64 };
 static const double NORM_EPS = 1e-5;
 
 /* m[i] = mean_t x[t * stride + i]; S[i][j] = mean_t x[t * stride + i] x[t * stride + j] - m[i]
@@ -28,7 +27,7 @@ static void patch_moments(const float *x, int64_t frames, int32_t stride, int32_
     }
     for (int64_t t = 0; t < frames; t++) {
         const float *p = x + t * stride;
-        double patch[MAX_KERNEL];
+        double patch[SER_MAX_WAVE_KERNEL];
         for (int i = 0; i < kernel; i++) {
             patch[i] = (double)p[i];
         }
@@ -89,8 +88,8 @@ static void fold_clip(const ser_kernels *kernels, const ser_wave_conv_args *args
     const float *gamma = args->gamma.data;
     const float *beta = args->beta.data;
     float *bias = to + ser_gemm_packed_size(kernels, channels, kernel);
-    double m[MAX_KERNEL];
-    double s[MAX_KERNEL * MAX_KERNEL];
+    double m[SER_MAX_WAVE_KERNEL];
+    double s[SER_MAX_WAVE_KERNEL * SER_MAX_WAVE_KERNEL];
     patch_moments(x, args->rows_out.valid[clip], args->stride, kernel, m, s);
     for (int64_t c = 0; c < channels; c++) {
         bias[c] = fold_channel(w + c * kernel, m, s, kernel, gamma[c], beta[c], plain + c * kernel);

@@ -50,7 +50,7 @@ static ser_audio *read_samples(const char *path)
     return audio;
 }
 
-static void print_logits(const ser_predictor *predictor)
+static void print_logits(ser_predictor *predictor)
 {
     ser_prediction details = {.struct_size = sizeof details};
 
