@@ -52,7 +52,7 @@ enum {
     SER_AUDIO_DC_OFFSET = 1 << 3, /**< |mean| above 5 % of full scale */
     SER_AUDIO_NONFINITE = 1 << 4, /**< NaN or infinity replaced by 0 */
     SER_AUDIO_CANCELLED = 1 << 5, /**< channels cancel: the mean has under 1 % of their power */
-    SER_AUDIO_SHORT = 1 << 6 /**< under 400 samples at 16 kHz; a predictor pads it with zeros */
+    SER_AUDIO_SHORT = 1 << 6      /**< under 400 samples (a predictor: under one frame) */
 };
 
 /** Facts about a clip and the file it came from. Fill struct_size before the call. */
@@ -120,8 +120,8 @@ SER_API int ser_reader_open(const char *path, const ser_audio_options *options,
  * last one ends with the audio and may be shorter. The first call fixes `window` and `hop`.
  * Sets `*audio` (the caller frees it) and `*start` (seconds from the start of the audio that is
  * read; may be NULL); `*audio` is NULL after the last window. The samples are the same, bit for
- * bit, as those of ser_audio_read, except that peaks of memory stay near two windows. Errors as for
- * ser_audio_read. Since 0.1.
+ * bit, as those of ser_audio_read, but memory stays near two windows. Errors as for ser_audio_read.
+ * Since 0.1.
  */
 SER_API int ser_reader_next(ser_reader *reader, double window, double hop, ser_audio **audio,
                             double *start);

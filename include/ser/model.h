@@ -27,7 +27,7 @@ typedef struct ser_model ser_model;
 enum {
     SER_PRECISION_AUTO = 0, /**< the fastest that keeps the answer: f32 on the CPU */
     SER_PRECISION_F32 = 1,
-    SER_PRECISION_BF16 = 2 /**< where the device has it; otherwise f32, saying so once in the log */
+    SER_PRECISION_BF16 = 2 /**< where the device has it; otherwise f32, saying so in the log */
 };
 
 /** How to load or create a model. Fill with ser_model_options_init(), then change what you need. */
@@ -49,7 +49,7 @@ SER_API void ser_model_options_init(ser_model_options *options, size_t size);
  * The model keeps its own reference to `device`. `options` NULL means defaults. The caller frees
  * `*model`. Errors: ARGUMENT, IO, FORMAT, VERSION, DATA (a config value, with its JSON path and
  * range), MISMATCH (tensors, listing up to ten names), UNSUPPORTED, CAPACITY (header size), MEMORY,
- * DEVICE. Any thread. Since 0.1.
+ * DEVICE, BUSY (a device from before a fork). Any thread. Since 0.1.
  */
 SER_API int ser_model_load(ser_device *device, const char *path, const ser_model_options *options,
                            ser_model **model);

@@ -57,15 +57,15 @@ typedef struct ser_prediction {
      * padding "hf" the frames of the padding are among them. */
     const float *attention;
     /** Number of frames. */
-    size_t attention_count;
+    size_t attention_count; /**< 0 if windowed */
     /** One per class, before the softmax; borrowed like attention; NULL if windowed. */
     const float *logits;
     /** Number of classes. */
-    size_t logits_count;
+    size_t logits_count; /**< 0 if windowed */
     /** The pooled hidden state; borrowed like attention; NULL if windowed. */
     const float *embedding;
     /** Hidden size. */
-    size_t embedding_count;
+    size_t embedding_count; /**< 0 if windowed */
     /** SER_AUDIO_* and SER_PREDICTION_* bits. */
     int32_t flags;
     /** 0. */

@@ -24,7 +24,8 @@
  *   know.
  * - Different handles may be used from different threads at any time; each type says what one
  *   handle allows.
- * - After fork(), the child opens its own handles; those of the parent answer SER_ERR_BUSY.
+ * - After fork(), the child opens its own devices, models and predictors; those of the parent
+ *   answer SER_ERR_BUSY.
  */
 #ifndef SER_SER_H
 #define SER_SER_H

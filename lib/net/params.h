@@ -11,7 +11,7 @@
 
 enum { SER_PARAM_NAME_SIZE = 96 };
 
-/* What a parameter is to the network; params.c lists them in file order, net.c places them. */
+/* What a parameter is to the network; params.c lists them in file order, weights.c places them. */
 enum ser_param_role {
     SER_PARAM_MEL_MEAN,
     SER_PARAM_MEL_STD,

@@ -17,7 +17,7 @@
  *   matrix at every level, with no edges between clips and no im2col.
  * - Inputs and outputs do not overlap unless an argument says so. Buffers are aligned to 64 bytes.
  * - No op allocates: what it needs besides its arguments is the queue's scratch, whose size the
- *   planning mode of the queue finds out (ops.c). Work is queued and runs in order; ser_ops_sync
+ *   planning mode of the queue finds out (ops.c). Work is queued and runs in order; ops->sync
  * waits.
  * - Every op returns a status and prints nothing. Shapes are checked once, in ops.c, not in
  * backends.

@@ -73,7 +73,7 @@ void ser_gemm_run_block(const ser_kernels *kernels, const gemm_block *block, flo
 size_t ser_gemm_scratch(const ser_queue *queue);
 void ser_gemm_run(const ser_queue *queue, const gemm_call *call);
 
-/* The same with a weight: call->b and n and k are taken from it, groups as entries if `by_group`.
+/* The same with a weight: call->b and n and k are taken from it, entry g uses group g.
  * oneDNN where the weight was packed for it. */
 size_t ser_gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight);
 int ser_gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call);
