@@ -12,7 +12,11 @@
 
 /* What random numbers are for. The values are part of the reproducibility of a run: only append. */
 enum ser_rng_purpose {
-    SER_RNG_INIT = 1, /* fresh weights; `a` is the parameter's role, `b` its layer */
+    SER_RNG_INIT = 1,      /* fresh weights; `a` is the parameter's role, `b` its layer */
+    SER_RNG_DROPOUT = 2,   /* `a` is the dropout of the graph, `b` the step */
+    SER_RNG_AUGMENT = 3,   /* seed mixed with the clip; `a` is the epoch, `b` the kind */
+    SER_RNG_LAYERDROP = 4, /* `b` is the step; element: the block */
+    SER_RNG_SPANS = 5,     /* `a` is the step, `b` the clip's place in the batch */
 };
 
 /* The stream of a purpose: 16 bits of purpose, 24 bits each of `a` and `b`. */

@@ -22,8 +22,12 @@
  * - Every op returns a status and prints nothing. Shapes are checked once, in ops.c, not in
  * backends.
  * - One argument struct per op serves both directions. Always fill it with designated initialisers:
- *   members that are left out are zero, which means absent. The gradients join these structs with
- * the backward ops.
+ *   members that are left out are zero, which means absent. Prediction leaves out everything from
+ *   "training" on. What forward must save for backward is an output of forward's.
+ * - Backward: gradients of parameters (dw, dbias, dgamma ...) are f32 in the layout of the
+ *   parameter and are added to; gradients of activations (dx ...) are overwritten unless an
+ *   argument says otherwise. A gradient that is absent is not wanted and costs nothing. The invalid
+ *   rows of an incoming gradient are not read.
  */
 #ifndef SER_OPS_OPS_H
 #define SER_OPS_OPS_H
@@ -35,7 +39,7 @@
 #include "ops/tensor.h"
 
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 1 };
+enum { SER_OPS_VERSION = 2 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };
@@ -65,6 +69,31 @@ typedef struct ser_weight_spec {
     int64_t groups;
 } ser_weight_spec;
 
+/* What changes from one training step to the next. Lives in device memory, so that a captured step
+ * can be replayed. */
+typedef struct ser_step {
+    uint64_t seed;
+    uint64_t number;      /* of this step, from 0: the random numbers' counter */
+    float rate;           /* the schedule's factor on every range's rate */
+    float correction1;    /* 1 / (1 - beta1^t), t = updates done, this one included */
+    float correction2;    /* 1 / (1 - beta2^t) */
+    float gradient_scale; /* what the sums of gradients are multiplied with */
+    float clip;           /* largest norm of the scaled gradient; 0: no limit */
+    float average;        /* decay of the moving average of the weights */
+} ser_step;
+
+/*
+ * Inverted dropout (Srivastava et al. 2014) without a stored mask. Element e of the tensor looks at
+ * a 16-bit number: the low half of word e / 2 % 4 of Philox block e / 8 for even e, the high half
+ * for odd e; key step->seed, stream ser_rng_stream(SER_RNG_DROPOUT, op, step->number % 2^24). It is
+ * dropped when the number is below t = round(65536 p), else multiplied with 65536 / (65536 - t).
+ */
+typedef struct ser_dropout {
+    float p;              /* 0 <= p < 1; 0: nothing is dropped, `step` is not read */
+    uint32_t op;          /* which dropout of the graph, below 2^24 */
+    const ser_step *step; /* device memory */
+} ser_dropout;
+
 /* PCM -> log-mel frames, level-normalised (models/FORMAT.md, "mel"). Frame t of a clip starts at
  * its sample t * hop. out valid = 1 + (n - frame) / hop. */
 typedef struct ser_log_mel_args {
@@ -79,6 +108,16 @@ typedef struct ser_log_mel_args {
     ser_tensor mean, std;  /* [1, bins] */
     ser_tensor y;          /* [batch * rows_out.padded, bins] */
 } ser_log_mel_args;
+
+/* Augmentation of log-mels: y[t, f] = x[t, f * warp] + offset[f], linear in between, the last bin
+ * beyond the end; invalid rows become zero. No backward: nothing below it is trained. */
+typedef struct ser_mel_warp_args {
+    ser_tensor x; /* [batch * padded, bins] */
+    ser_rows rows;
+    ser_tensor warp;   /* [batch, 1] f32, near 1 */
+    ser_tensor offset; /* [batch, bins] f32 */
+    ser_tensor y;      /* [batch * padded, bins] */
+} ser_mel_warp_args;
 
 /* Norms of the convolutions. */
 enum { SER_CONV_NORM_NONE, SER_CONV_NORM_CLIP, SER_CONV_NORM_LAYER };
@@ -98,6 +137,11 @@ typedef struct ser_wave_conv_args {
     ser_tensor bias;        /* [1, C] or absent */
     ser_tensor gamma, beta; /* [1, C]; absent with NORM_NONE */
     ser_tensor y;           /* [batch * rows_out.padded, C] */
+
+    /* training */
+    ser_tensor z; /* as y: conv(x) + bias before norm and GELU, saved by forward */
+    ser_tensor dy;
+    ser_tensor dw, dbias, dgamma, dbeta;
 } ser_wave_conv_args;
 
 /* y = GELU(norm(conv(x) + bias)); weight [C_out, kernel * C_in] with tap-major columns (tap,
@@ -112,6 +156,13 @@ typedef struct ser_conv_args {
     ser_tensor bias;        /* [1, C_out] or absent */
     ser_tensor gamma, beta; /* [1, C_out]; absent with NORM_NONE */
     ser_tensor y;           /* [batch * rows_out.padded, C_out] */
+
+    /* training */
+    ser_tensor z; /* as y: conv(x) + bias before norm and GELU, saved by forward */
+    ser_tensor dy;
+    ser_tensor dx; /* as x, zeros in its invalid rows (but not in the slack before x) */
+    ser_tensor dw; /* [C_out, kernel * C_in], tap-major as w */
+    ser_tensor dbias, dgamma, dbeta;
 } ser_conv_args;
 
 /* y = act(x W^T + b) on the valid rows. */
@@ -122,6 +173,12 @@ typedef struct ser_linear_args {
     ser_tensor bias;     /* [1, N] or absent */
     int32_t activation;
     ser_tensor y; /* [batch * padded, N] */
+
+    /* training; activation NONE: it has an op of its own there (dropout) */
+    ser_tensor dy;
+    ser_tensor dx;
+    ser_tensor dw;    /* [N, K] */
+    ser_tensor dbias; /* [1, N] */
 } ser_linear_args;
 
 /*
@@ -135,10 +192,32 @@ typedef struct ser_pos_conv_args {
     const ser_weight *w; /* groups of [C / groups, kernel * C / groups], tap-major columns */
     ser_tensor bias;     /* [1, C] */
     ser_tensor y;        /* [batch * padded, C] */
+
+    /* training */
+    ser_tensor z; /* as y: conv(x) + bias, saved by forward */
+    ser_tensor dy;
+    ser_tensor dx;
+    ser_tensor dw; /* [C, kernel * C / groups]: of the folded weight, as w */
+    ser_tensor dbias;
 } ser_pos_conv_args;
 
-/* sum = x + h; y = LayerNorm(sum) over the channels. h absent: sum = x. sum absent: not stored (it
- * may be x itself). y absent: only the sum. */
+/*
+ * Weight norm with one length per tap (Salimans & Kingma 2016, as wav2vec 2.0 has it):
+ * w[o, k, i] = g[k] v[o, i, k] / |v[:, :, k]|. Forward sets the weight of pos_conv.
+ */
+typedef struct ser_weight_norm_args {
+    ser_tensor g; /* [1, kernel] */
+    ser_tensor v; /* [C, (C / groups) * kernel]: PyTorch's [C, C / groups, kernel] */
+    int32_t kernel, groups;
+    ser_weight *w; /* groups of [C / groups, kernel * C / groups]; backward does not read it */
+
+    /* training */
+    ser_tensor dw; /* [C, kernel * C / groups]: what pos_conv's backward made; only read */
+    ser_tensor dg, dv;
+} ser_weight_norm_args;
+
+/* sum = x + dropout(h); y = LayerNorm(sum) over the channels. h absent: sum = x. sum absent: not
+ * stored (it may be x itself). y absent: only the sum. */
 typedef struct ser_residual_norm_args {
     ser_tensor x; /* [batch * padded, C] */
     ser_tensor h; /* same shape or absent */
@@ -147,6 +226,15 @@ typedef struct ser_residual_norm_args {
     float eps;
     ser_tensor sum; /* same shape or absent; may be x or h */
     ser_tensor y;   /* same shape or absent; may be x or h */
+
+    /* training; backward reads sum (x where h is absent) and stats, not y */
+    ser_dropout dropout; /* of h */
+    ser_tensor stats;    /* [batch * padded, 2] f32: mean, 1 / sqrt(var + eps), saved by forward */
+    ser_tensor dy;       /* gradient of y, absent if y was */
+    ser_tensor dsum;     /* gradient of sum by its other uses, or absent */
+    ser_tensor dx;       /* dsum + LayerNorm'(dy); may be dy or dsum */
+    ser_tensor dh;       /* dropout'(dx), or absent; may be dy or dsum, whichever dx is not */
+    ser_tensor dgamma, dbeta;
 } ser_residual_norm_args;
 
 /* Multi-head self-attention: per clip and head softmax(scale q k^T) v over the clip's valid frames.
@@ -157,6 +245,13 @@ typedef struct ser_attention_args {
     int32_t heads;
     float scale;
     ser_tensor y; /* [batch * padded, C] */
+
+    /* training; backward reads qkv, y and lse */
+    ser_dropout dropout; /* of the probabilities; element ((clip * heads + head) * padded + query) *
+                            padded + key */
+    ser_tensor lse; /* [batch * padded, heads] f32: log sum exp of the scaled scores, by forward */
+    ser_tensor dy;
+    ser_tensor dqkv;
 } ser_attention_args;
 
 /* y = (index == 0 ? 0 : y) + softmax(w)[index] * x: one term of the learned mix of hidden states.
@@ -167,6 +262,13 @@ typedef struct ser_layer_mix_args {
     ser_tensor w; /* [1, hidden states] */
     int32_t index;
     ser_tensor y; /* [batch * padded, C] */
+
+    /* training; backward runs from the last index down to 0, whose call finishes dw */
+    ser_tensor dy;
+    ser_tensor dx;   /* added to, unless `first` */
+    bool first;      /* dx holds nothing yet */
+    ser_tensor dots; /* [1, hidden states] f32: sum of dy * x of every index so far; with dw only */
+    ser_tensor dw;
 } ser_layer_mix_args;
 
 /* alpha = softmax over the clip's valid frames of (u w^T + b); y = sum_t alpha_t x_t. w absent:
@@ -179,25 +281,106 @@ typedef struct ser_attn_pool_args {
     ser_tensor b;     /* [1, 1] or absent */
     ser_tensor alpha; /* [batch * padded, 1] */
     ser_tensor y;     /* [batch, C] */
+
+    /* training; backward reads x, u and alpha */
+    ser_tensor dy;
+    ser_tensor dx;     /* zeros in its invalid rows */
+    ser_tensor du;     /* zeros in its invalid rows; absent where u is x: then dx has it all */
+    ser_tensor dw, db; /* of the score */
 } ser_attn_pool_args;
 
-/* probabilities = softmax(logits) per row; the loss joins with training. */
+/*
+ * probabilities = softmax(logits) per row, over the classes whose mask is not 0 (others get 0).
+ * loss_b = -sum_k targets_bk log probabilities_bk. The targets need not sum to 1: label smoothing,
+ * class weights and soft labels are all in them.
+ */
 typedef struct ser_cross_entropy_args {
     ser_tensor logits;        /* [batch, K] */
+    ser_tensor mask;          /* [batch, K] f32 or absent: every class */
     ser_tensor probabilities; /* [batch, K] */
+
+    /* training; backward reads probabilities */
+    ser_tensor targets; /* [batch, K] f32, 0 where the mask is */
+    ser_tensor loss;    /* [batch, 1] f32 */
+    float scale;        /* dlogits = scale (probabilities sum_k targets - targets) */
+    ser_tensor dlogits;
 } ser_cross_entropy_args;
+
+/* y = dropout(act(x)). Backward: dx = act'(x) dropout'(dy). */
+typedef struct ser_dropout_args {
+    ser_tensor x; /* [batch * padded, C] */
+    ser_rows rows;
+    int32_t activation;
+    ser_dropout dropout;
+    ser_tensor y; /* may be x where backward is not wanted or the activation is NONE */
+    ser_tensor dy;
+    ser_tensor dx; /* may be dy */
+} ser_dropout_args;
+
+/* SpecAugment (Park et al. 2019): zeros in spans of frames and of channels, in place; the same on
+ * the gradient. A span is begin, end (not included); spans past the clip are cut. */
+typedef struct ser_span_mask_args {
+    ser_tensor x; /* [batch * padded, C] */
+    ser_rows rows;
+    const int32_t *time; /* [batch, time_spans, 2], device memory */
+    int32_t time_spans;
+    const int32_t *channel; /* [batch, channel_spans, 2], device memory */
+    int32_t channel_spans;
+} ser_span_mask_args;
+
+/* *sum += sum of x^2, in a fixed order. */
+typedef struct ser_sum_squares_args {
+    const float *x; /* device memory */
+    int64_t count;
+    double *sum; /* device memory */
+} ser_sum_squares_args;
+
+/* Neighbours in the flat arrays that share their rate and decay. */
+typedef struct ser_adamw_range {
+    int64_t begin, end;
+    float rate;  /* of this range before the schedule */
+    float decay; /* weight decay */
+} ser_adamw_range;
+
+/*
+ * AdamW (Loshchilov & Hutter 2019) over flat arrays, with clipping of the whole gradient (Pascanu
+ * et al. 2013) and a moving average of the weights. With g = s * min(1, clip / (s sqrt(sum) +
+ * 1e-6)) * gradient, s = step->gradient_scale, r = range rate * step->rate:
+ *   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+ *   w = w - r decay w;  w = w - r (m correction1) / (sqrt(v correction2) + eps)
+ *   ema = average ema + (1 - average) w
+ * Nothing is changed and *skipped is set to 1 where *sum is not finite; else to 0.
+ */
+typedef struct ser_adamw_args {
+    float *w, *m, *v;      /* device memory, [count] */
+    float *ema;            /* or NULL */
+    const float *gradient; /* [count] */
+    int64_t count;
+    const ser_adamw_range *ranges; /* device memory, in order, without gaps, 0 .. count */
+    int32_t range_count;
+    float beta1, beta2, eps;
+    const ser_step *step; /* device memory */
+    const double *sum;    /* of the squares of the whole gradient; device memory */
+    int32_t *skipped;     /* device memory */
+} ser_adamw_args;
 
 enum ser_op {
     SER_OP_LOG_MEL,
+    SER_OP_MEL_WARP,
     SER_OP_WAVE_CONV,
     SER_OP_CONV,
     SER_OP_LINEAR,
     SER_OP_POS_CONV,
+    SER_OP_WEIGHT_NORM,
     SER_OP_RESIDUAL_NORM,
     SER_OP_ATTENTION,
     SER_OP_LAYER_MIX,
     SER_OP_ATTN_POOL,
     SER_OP_CROSS_ENTROPY,
+    SER_OP_DROPOUT,
+    SER_OP_SPAN_MASK,
+    SER_OP_SUM_SQUARES,
+    SER_OP_ADAMW,
     SER_OP_COUNT
 };
 
@@ -227,19 +410,36 @@ struct ser_ops {
     int (*weight_set)(ser_queue *queue, ser_weight *weight, const float *device);
     int (*weight_get)(ser_queue *queue, const ser_weight *weight, float *device);
 
-    /* bytes of scratch that an op needs with these arguments */
+    /* bytes of scratch that an op needs with these arguments, the larger of both directions */
     size_t (*scratch)(const ser_queue *queue, enum ser_op op, const void *args);
 
     int (*log_mel_fwd)(ser_queue *queue, const ser_log_mel_args *args);
+    int (*mel_warp_fwd)(ser_queue *queue, const ser_mel_warp_args *args);
     int (*wave_conv_fwd)(ser_queue *queue, const ser_wave_conv_args *args);
+    int (*wave_conv_bwd)(ser_queue *queue, const ser_wave_conv_args *args);
     int (*conv_fwd)(ser_queue *queue, const ser_conv_args *args);
+    int (*conv_bwd)(ser_queue *queue, const ser_conv_args *args);
     int (*linear_fwd)(ser_queue *queue, const ser_linear_args *args);
+    int (*linear_bwd)(ser_queue *queue, const ser_linear_args *args);
     int (*pos_conv_fwd)(ser_queue *queue, const ser_pos_conv_args *args);
+    int (*pos_conv_bwd)(ser_queue *queue, const ser_pos_conv_args *args);
+    int (*weight_norm_fwd)(ser_queue *queue, const ser_weight_norm_args *args);
+    int (*weight_norm_bwd)(ser_queue *queue, const ser_weight_norm_args *args);
     int (*residual_norm_fwd)(ser_queue *queue, const ser_residual_norm_args *args);
+    int (*residual_norm_bwd)(ser_queue *queue, const ser_residual_norm_args *args);
     int (*attention_fwd)(ser_queue *queue, const ser_attention_args *args);
+    int (*attention_bwd)(ser_queue *queue, const ser_attention_args *args);
     int (*layer_mix_fwd)(ser_queue *queue, const ser_layer_mix_args *args);
+    int (*layer_mix_bwd)(ser_queue *queue, const ser_layer_mix_args *args);
     int (*attn_pool_fwd)(ser_queue *queue, const ser_attn_pool_args *args);
+    int (*attn_pool_bwd)(ser_queue *queue, const ser_attn_pool_args *args);
     int (*cross_entropy_fwd)(ser_queue *queue, const ser_cross_entropy_args *args);
+    int (*cross_entropy_bwd)(ser_queue *queue, const ser_cross_entropy_args *args);
+    int (*dropout_fwd)(ser_queue *queue, const ser_dropout_args *args);
+    int (*dropout_bwd)(ser_queue *queue, const ser_dropout_args *args);
+    int (*span_mask)(ser_queue *queue, const ser_span_mask_args *args);
+    int (*sum_squares)(ser_queue *queue, const ser_sum_squares_args *args);
+    int (*adamw)(ser_queue *queue, const ser_adamw_args *args);
 };
 
 /* The CPU backend, always there. */
@@ -252,15 +452,32 @@ extern const ser_ops ser_cpu_ops;
  * recorded.
  */
 int ser_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
+int ser_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args);
 int ser_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
+int ser_wave_conv_bwd(ser_queue *queue, const ser_wave_conv_args *args);
 int ser_conv_fwd(ser_queue *queue, const ser_conv_args *args);
+int ser_conv_bwd(ser_queue *queue, const ser_conv_args *args);
 int ser_linear_fwd(ser_queue *queue, const ser_linear_args *args);
+int ser_linear_bwd(ser_queue *queue, const ser_linear_args *args);
 int ser_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
+int ser_pos_conv_bwd(ser_queue *queue, const ser_pos_conv_args *args);
+int ser_weight_norm_fwd(ser_queue *queue, const ser_weight_norm_args *args);
+int ser_weight_norm_bwd(ser_queue *queue, const ser_weight_norm_args *args);
 int ser_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
+int ser_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args);
 int ser_attention_fwd(ser_queue *queue, const ser_attention_args *args);
+int ser_attention_bwd(ser_queue *queue, const ser_attention_args *args);
 int ser_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
+int ser_layer_mix_bwd(ser_queue *queue, const ser_layer_mix_args *args);
 int ser_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
+int ser_attn_pool_bwd(ser_queue *queue, const ser_attn_pool_args *args);
 int ser_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_dropout_fwd(ser_queue *queue, const ser_dropout_args *args);
+int ser_dropout_bwd(ser_queue *queue, const ser_dropout_args *args);
+int ser_span_mask(ser_queue *queue, const ser_span_mask_args *args);
+int ser_sum_squares(ser_queue *queue, const ser_sum_squares_args *args);
+int ser_adamw(ser_queue *queue, const ser_adamw_args *args);
 
 /* Make the queue's scratch at least queue->planned bytes and leave planning mode. */
 int ser_queue_reserve(ser_queue *queue);

@@ -107,10 +107,15 @@ static size_t cpu_scratch(const ser_queue *queue, enum ser_op op, const void *ar
     switch (op) {
     case SER_OP_LOG_MEL: return ser_cpu_log_mel_scratch(queue, args);
     case SER_OP_WAVE_CONV: return ser_cpu_wave_conv_scratch(queue, args);
-    case SER_OP_CONV: return ser_gemm_weight_scratch(queue, ((const ser_conv_args *)args)->w);
-    case SER_OP_LINEAR: return ser_gemm_weight_scratch(queue, ((const ser_linear_args *)args)->w);
+    case SER_OP_CONV: return ser_cpu_conv_scratch(queue, args);
+    case SER_OP_LINEAR: return ser_cpu_linear_scratch(queue, args);
     case SER_OP_POS_CONV: return ser_cpu_pos_conv_scratch(queue, args);
+    case SER_OP_WEIGHT_NORM: return ser_cpu_weight_norm_scratch(queue, args);
+    case SER_OP_RESIDUAL_NORM: return ser_cpu_residual_norm_scratch(queue, args);
     case SER_OP_ATTENTION: return ser_cpu_attention_scratch(queue, args);
+    case SER_OP_LAYER_MIX: return ser_cpu_layer_mix_scratch(queue, args);
+    case SER_OP_ATTN_POOL: return ser_cpu_attn_pool_scratch(queue, args);
+    case SER_OP_SUM_SQUARES: return ser_cpu_sum_squares_scratch(queue, args);
     default: return 0;
     }
 }
@@ -134,13 +139,30 @@ const ser_ops ser_cpu_ops = {
     .weight_get = ser_gemm_weight_get,
     .scratch = cpu_scratch,
     .log_mel_fwd = ser_cpu_log_mel_fwd,
+    .mel_warp_fwd = ser_cpu_mel_warp_fwd,
     .wave_conv_fwd = ser_cpu_wave_conv_fwd,
+    .wave_conv_bwd = ser_cpu_wave_conv_bwd,
     .conv_fwd = ser_cpu_conv_fwd,
+    .conv_bwd = ser_cpu_conv_bwd,
     .linear_fwd = ser_cpu_linear_fwd,
+    .linear_bwd = ser_cpu_linear_bwd,
     .pos_conv_fwd = ser_cpu_pos_conv_fwd,
+    .pos_conv_bwd = ser_cpu_pos_conv_bwd,
+    .weight_norm_fwd = ser_cpu_weight_norm_fwd,
+    .weight_norm_bwd = ser_cpu_weight_norm_bwd,
     .residual_norm_fwd = ser_cpu_residual_norm_fwd,
+    .residual_norm_bwd = ser_cpu_residual_norm_bwd,
     .attention_fwd = ser_cpu_attention_fwd,
+    .attention_bwd = ser_cpu_attention_bwd,
     .layer_mix_fwd = ser_cpu_layer_mix_fwd,
+    .layer_mix_bwd = ser_cpu_layer_mix_bwd,
     .attn_pool_fwd = ser_cpu_attn_pool_fwd,
+    .attn_pool_bwd = ser_cpu_attn_pool_bwd,
     .cross_entropy_fwd = ser_cpu_cross_entropy_fwd,
+    .cross_entropy_bwd = ser_cpu_cross_entropy_bwd,
+    .dropout_fwd = ser_cpu_dropout_fwd,
+    .dropout_bwd = ser_cpu_dropout_bwd,
+    .span_mask = ser_cpu_span_mask,
+    .sum_squares = ser_cpu_sum_squares,
+    .adamw = ser_cpu_adamw,
 };

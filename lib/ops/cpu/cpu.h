@@ -91,17 +91,41 @@ void ser_cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const s
 /* The ops; what they compute stands in ops/ops.h, how in the file of the same name. */
 int ser_cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
 size_t ser_cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);
+int ser_cpu_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args);
 int ser_cpu_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
 size_t ser_cpu_wave_conv_scratch(const ser_queue *queue, const ser_wave_conv_args *args);
+int ser_cpu_wave_conv_bwd(ser_queue *queue, const ser_wave_conv_args *args);
 int ser_cpu_conv_fwd(ser_queue *queue, const ser_conv_args *args);
+size_t ser_cpu_conv_scratch(const ser_queue *queue, const ser_conv_args *args);
+int ser_cpu_conv_bwd(ser_queue *queue, const ser_conv_args *args);
 int ser_cpu_linear_fwd(ser_queue *queue, const ser_linear_args *args);
+size_t ser_cpu_linear_scratch(const ser_queue *queue, const ser_linear_args *args);
+int ser_cpu_linear_bwd(ser_queue *queue, const ser_linear_args *args);
 int ser_cpu_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
 size_t ser_cpu_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
+int ser_cpu_pos_conv_bwd(ser_queue *queue, const ser_pos_conv_args *args);
+int ser_cpu_weight_norm_fwd(ser_queue *queue, const ser_weight_norm_args *args);
+size_t ser_cpu_weight_norm_scratch(const ser_queue *queue, const ser_weight_norm_args *args);
+int ser_cpu_weight_norm_bwd(ser_queue *queue, const ser_weight_norm_args *args);
 int ser_cpu_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
+size_t ser_cpu_residual_norm_scratch(const ser_queue *queue, const ser_residual_norm_args *args);
+int ser_cpu_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args);
 int ser_cpu_attention_fwd(ser_queue *queue, const ser_attention_args *args);
 size_t ser_cpu_attention_scratch(const ser_queue *queue, const ser_attention_args *args);
+int ser_cpu_attention_bwd(ser_queue *queue, const ser_attention_args *args);
 int ser_cpu_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
+size_t ser_cpu_layer_mix_scratch(const ser_queue *queue, const ser_layer_mix_args *args);
+int ser_cpu_layer_mix_bwd(ser_queue *queue, const ser_layer_mix_args *args);
 int ser_cpu_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
+size_t ser_cpu_attn_pool_scratch(const ser_queue *queue, const ser_attn_pool_args *args);
+int ser_cpu_attn_pool_bwd(ser_queue *queue, const ser_attn_pool_args *args);
 int ser_cpu_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_cpu_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_cpu_dropout_fwd(ser_queue *queue, const ser_dropout_args *args);
+int ser_cpu_dropout_bwd(ser_queue *queue, const ser_dropout_args *args);
+int ser_cpu_span_mask(ser_queue *queue, const ser_span_mask_args *args);
+int ser_cpu_sum_squares(ser_queue *queue, const ser_sum_squares_args *args);
+size_t ser_cpu_sum_squares_scratch(const ser_queue *queue, const ser_sum_squares_args *args);
+int ser_cpu_adamw(ser_queue *queue, const ser_adamw_args *args);
 
 #endif

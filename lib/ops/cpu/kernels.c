@@ -5,149 +5,14 @@
  */
 #include "ops/cpu/kernels.h"
 
-#include <float.h>
-#include <string.h>
-
-#include "ops/ops.h"
-
-#define JOIN_(a, b) a##b
-#define JOIN(a, b)  JOIN_(a, b)
-#define TEXT_(a)    #a
-#define TEXT(a)     TEXT_(a)
+#include "ops/cpu/vector.h"
 
 /* A tile of MR rows by two vectors fills the registers: 12 accumulators of 16, or 24 of 32. */
 #if SER_LANES == 16
-enum { LANES = 16, MR = 12, NR = 32 };
+enum { MR = 12, NR = 32 };
 #else
-enum { LANES = SER_LANES, MR = 6, NR = 2 * SER_LANES };
+enum { MR = 6, NR = 2 * SER_LANES };
 #endif
-
-typedef float vec __attribute__((vector_size(SER_LANES * 4)));
-typedef int32_t ivec __attribute__((vector_size(SER_LANES * 4)));
-
-static inline vec load(const float *x)
-{
-    vec v;
-    memcpy(&v, x, sizeof v);
-    return v;
-}
-
-static inline void store(float *x, vec v)
-{
-    memcpy(x, &v, sizeof v);
-}
-
-static inline vec splat(float x)
-{
-    return x - (vec){0};
-}
-
-static inline vec select_vec(ivec mask, vec yes, vec no)
-{
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
-}
-
-static inline vec min_vec(vec a, vec b)
-{
-    return select_vec(a < b, a, b);
-}
-
-static inline vec max_vec(vec a, vec b)
-{
-    return select_vec(a > b, a, b);
-}
-
-/* Sum of the lanes, always in the same order. */
-static inline float sum_lanes(vec v)
-{
-    float x[LANES];
-    store(x, v);
-    for (int step = LANES / 2; step > 0; step /= 2) {
-        for (int i = 0; i < step; i++) {
-            x[i] += x[i + step];
-        }
-    }
-    return x[0];
-}
-
-/* The first n (< LANES) floats, the rest `fill`. */
-static inline vec load_part(const float *x, int64_t n, float fill)
-{
-    vec v = splat(fill);
-    memcpy(&v, x, (size_t)n * sizeof(float));
-    return v;
-}
-
-static inline void store_part(float *x, vec v, int64_t n)
-{
-    memcpy(x, &v, (size_t)n * sizeof(float));
-}
-
-/*
- * e^x = 2^n e^r with n = round(x / ln 2), r = x - n ln 2 within +-ln 2 / 2; Taylor to degree 6
- * leaves a relative error of 2e-7. Clamped to the range where 2^n is a normal float.
- */
-static inline vec exp_vec(vec x)
-{
-    x = select_vec(x < -87.0F, splat(-87.0F), x); /* keeps NaN */
-    x = select_vec(x > 88.0F, splat(88.0F), x);
-    const float magic =
-        12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    vec shifted = x * 1.44269504F + magic;
-    vec n = shifted - magic;
-    vec r = x - n * 0.693359375F; /* ln 2 in two parts, the first exact in few bits */
-    r = r + n * 2.12194440e-4F;
-    vec p = splat(1.0F / 720.0F);
-    p = p * r + 1.0F / 120.0F;
-    p = p * r + 1.0F / 24.0F;
-    p = p * r + 1.0F / 6.0F;
-    p = p * r + 0.5F;
-    p = p * r + 1.0F;
-    p = p * r + 1.0F;
-    ivec power = (((ivec)shifted - (ivec)splat(magic)) + 127) << 23;
-    return p * (vec)power;
-}
-
-/*
- * GELU(x) = x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016, the exact erf
- * form). Phi(x) - 1/2 = x P(x^2) / Q(x^2) on |x| <= 5.6, where it has become 1/2 to f32's last bit;
- * P and Q fitted for least relative error, 6e-8.
- */
-static inline vec gelu_vec(vec x)
-{
-    vec c = min_vec(max_vec(x, splat(-5.6F)), splat(5.6F));
-    vec s = c * c;
-    vec p = splat(1.077410783e-10F);
-    p = p * s - 2.15327264e-08F;
-    p = p * s + 3.192330679e-06F;
-    p = p * s + 1.698399276e-04F;
-    p = p * s + 4.511269327e-03F;
-    p = p * s + 3.596714012e-02F;
-    p = p * s + 3.989422574e-01F;
-    vec q = splat(6.173522986e-05F);
-    q = q * s + 1.831180384e-03F;
-    q = q * s + 2.911420815e-02F;
-    q = q * s + 2.568219814e-01F;
-    q = q * s + 1.0F;
-    vec half = min_vec(max_vec(c * p / q, splat(-0.5F)), splat(0.5F));
-    return x * (half + 0.5F);
-}
-
-/* tanh(x) = 1 - 2 / (e^2x + 1); absolute error 1e-7 */
-static inline vec tanh_vec(vec x)
-{
-    return 1.0F - 2.0F / (exp_vec(x + x) + 1.0F);
-}
-
-static inline vec activate(vec x, int32_t activation)
-{
-    switch (activation) {
-    case SER_ACT_GELU: return gelu_vec(x);
-    case SER_ACT_RELU: return select_vec(x < 0.0F, splat(0.0F), x); /* keeps NaN */
-    case SER_ACT_TANH: return tanh_vec(x);
-    default: return x;
-    }
-}
 
 static void bias_act(const float *x, const float *bias, int64_t n, int32_t activation, float *y)
 {
@@ -345,6 +210,7 @@ static float dot(const float *x, const float *y, int64_t n)
 
 const ser_kernels JOIN(ser_kernels_, SER_ISA) = {
     .name = TEXT(SER_ISA),
+    .training = &JOIN(ser_training_kernels_, SER_ISA),
     .mr = MR,
     .nr = NR,
     .gemm_tile = gemm_tile,

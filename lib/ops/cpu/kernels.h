@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ops/cpu/kernels_training.h"
+
 /* C[m, n] (+)= A B on one register tile, m <= mr, n <= nr. */
 typedef struct ser_tile_args {
     const float *a; /* [k][mr], packed */
@@ -26,6 +28,7 @@ typedef struct ser_tile_args {
 
 typedef struct ser_kernels {
     const char *name;
+    const ser_training_kernels *training;
     int32_t mr, nr;
 
     void (*gemm_tile)(const ser_tile_args *args);
