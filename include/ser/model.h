@@ -38,6 +38,9 @@ typedef struct ser_model_options {
     uint64_t seed;      /**< of a fresh head (ser_model_create only); default 0 */
     uint64_t max_header_size; /**< refuse larger safetensors headers; 1..100000000 bytes, default 16
                                  MiB */
+    int32_t layer_mix; /**< 1: the fresh head of ser_model_create sees a learned mix of all hidden
+                            states; 0 (default): the last one */
+    int32_t reserved;  /**< 0 */
 } ser_model_options;
 
 /** Zero `size` bytes at `options` and write the defaults. Since 0.1. */
@@ -67,6 +70,16 @@ SER_API int ser_model_load_memory(ser_device *device, const void *data, size_t s
 SER_API int ser_model_create(ser_device *device, const char *backbone, const char *const *labels,
                              size_t label_count, const ser_model_options *options,
                              ser_model **model);
+
+/**
+ * A fresh, untrained model of any architecture. `config` is the name of a built-in one ("ser-mini")
+ * or JSON text (models/FORMAT.md, "config"), whose labels, if it has any, are replaced by the
+ * `label_count` (2..1000) distinct `labels`. All weights are drawn from `options->seed`. Errors:
+ * ARGUMENT, DATA (a config value, with its JSON path and range), MEMORY, DEVICE, BUSY. Since 0.1.
+ */
+SER_API int ser_model_create_from_config(ser_device *device, const char *config,
+                                         const char *const *labels, size_t label_count,
+                                         const ser_model_options *options, ser_model **model);
 
 /**
  * Write the model as one file: to a temporary file beside `path`, flushed to the disk, then
