@@ -9,9 +9,9 @@ static void upload_clips(ser_pass *pass, ser_tensor pcm)
     int64_t padded = pass->geometry.samples;
     for (int64_t b = 0; b < pass->geometry.batch && pass->status == 0; b++) {
         float *clip = (float *)pcm.data + b * padded;
-        int64_t count = pass->counts[b];
+        int64_t count = pass->run->counts[b];
         pass->status =
-            ops->upload(pass->queue, clip, pass->samples[b], (size_t)count * sizeof(float));
+            ops->upload(pass->queue, clip, pass->run->samples[b], (size_t)count * sizeof(float));
         if (pass->status == 0 && count < padded) {
             pass->status =
                 ops->zero(pass->queue, clip + count, (size_t)(padded - count) * sizeof(float));
@@ -21,8 +21,9 @@ static void upload_clips(ser_pass *pass, ser_tensor pcm)
 
 static ser_tensor samples(ser_pass *pass)
 {
-    ser_tensor pcm = pass->arch->features == SER_FEATURES_CONV
-                         ? ser_pass_take_level(pass, 0, 1)
+    bool on_samples = pass->arch->features == SER_FEATURES_CONV;
+    ser_tensor pcm = on_samples
+                         ? ser_pass_save_level(pass, 0, 0, 1)
                          : ser_pass_take(pass, pass->geometry.batch * pass->geometry.samples, 1);
     if (pass->status == 0 && !pass->queue->planning) {
         upload_clips(pass, pcm);
@@ -30,11 +31,35 @@ static ser_tensor samples(ser_pass *pass)
     return pcm;
 }
 
+/* What the frozen convolutions gave earlier, one clip below the other. */
+static ser_tensor cached(ser_pass *pass)
+{
+    const ser_ops *ops = pass->queue->ops;
+    const int32_t level = pass->arch->conv_count;
+    const int64_t channels = pass->arch->conv_dim[level - 1];
+    const int64_t padded = pass->geometry.padded[level];
+    ser_tensor x = ser_pass_save_level(pass, level, level, channels);
+    for (int64_t b = 0; b < pass->geometry.batch && pass->status == 0 && !pass->queue->planning;
+         b++) {
+        float *clip = (float *)x.data + b * padded * channels;
+        size_t frames = (size_t)ser_arch_frames(pass->arch, pass->run->counts[b]);
+        size_t size = frames * (size_t)channels * sizeof(float);
+        size_t whole = (size_t)(padded * channels) * sizeof(float);
+        pass->status = ops->upload(pass->queue, clip, pass->run->input->features[b], size);
+        if (pass->status == 0 && size < whole) {
+            pass->status = ops->zero(pass->queue, (char *)clip + size, whole - size);
+        }
+    }
+    return x;
+}
+
+/* --- Log-mels --- */
+
 static ser_tensor log_mel(ser_pass *pass, ser_tensor pcm)
 {
     const ser_net *net = pass->net;
     const ser_mel_arch *mel = &pass->arch->mel;
-    ser_tensor y = ser_pass_take_level(pass, 0, mel->bins);
+    ser_tensor y = ser_pass_save_level(pass, 0, 0, mel->bins);
     const ser_log_mel_args args = {
         .pcm = pcm,
         .rows_in = ser_pass_sample_rows(pass),
@@ -54,38 +79,95 @@ static ser_tensor log_mel(ser_pass *pass, ser_tensor pcm)
     return y;
 }
 
-static ser_tensor wave_conv(ser_pass *pass, ser_tensor pcm)
+static ser_tensor warp(ser_pass *pass, ser_tensor x)
+{
+    ser_tensor y = ser_pass_save_level(pass, 0, 0, x.cols);
+    const ser_mel_warp_args args = {
+        .x = x,
+        .rows = ser_pass_level_rows(pass, 0),
+        .warp = pass->input.mel_warp,
+        .offset = pass->input.mel_offset,
+        .y = y,
+    };
+    if (pass->status == 0) {
+        pass->status = ser_mel_warp_fwd(pass->queue, &args);
+    }
+    ser_pass_give(pass, x);
+    return y;
+}
+
+static ser_tensor augmented(ser_pass *pass, ser_tensor x)
+{
+    const ser_training_batch *input = pass->run->input;
+    if (input == NULL) {
+        return x;
+    }
+    if (input->mel_warp != NULL) {
+        x = warp(pass, x);
+    }
+    ser_pass_mask(pass, x, ser_pass_level_rows(pass, 0), pass->input.mel_time,
+                  input->mel_time.count, pass->input.mel_channel, input->mel_channel.count);
+    return x;
+}
+
+/* --- Convolutions: y = GELU(norm(conv(x) + bias)) --- */
+
+/* Both directions of the convolution on the waveform. */
+static ser_wave_conv_args wave_args(const ser_pass *pass, ser_tensor pcm)
 {
     const ser_arch *arch = pass->arch;
     const ser_conv_layer *layer = &pass->net->convs[0];
-    bool clip_norm = arch->conv_norm == SER_NORM_GROUP;
-    ser_tensor y = ser_pass_take_level(pass, 1, arch->conv_dim[0]);
-    const ser_wave_conv_args args = {
+    return (ser_wave_conv_args){
         .pcm = pcm,
         .rows_in = ser_pass_level_rows(pass, 0),
         .rows_out = ser_pass_level_rows(pass, 1),
         .kernel = arch->conv_kernel[0],
         .stride = arch->conv_stride[0],
-        .norm = clip_norm ? SER_CONV_NORM_CLIP : SER_CONV_NORM_LAYER,
+        .norm = arch->conv_norm == SER_NORM_GROUP ? SER_CONV_NORM_CLIP : SER_CONV_NORM_LAYER,
         .w = pass->net->wave,
         .bias = layer->conv.bias,
         .gamma = layer->norm.gamma,
         .beta = layer->norm.beta,
-        .y = y,
     };
+}
+
+static ser_tensor wave_conv(ser_pass *pass, ser_tensor pcm)
+{
+    const int64_t channels = pass->arch->conv_dim[0];
+    ser_wave_conv_args args = wave_args(pass, pcm);
+    args.y = ser_pass_save_level(pass, 1, 1, channels);
+    if (ser_pass_reaches(pass, 0)) {
+        args.z = ser_pass_save(pass, 0, args.y.rows, channels);
+        pass->tape->convs[0] = (ser_conv_tape){.x = pcm, .z = args.z};
+    }
     if (pass->status == 0) {
         pass->status = ser_wave_conv_fwd(pass->queue, &args);
     }
-    return y;
+    return args.y;
 }
 
-static ser_tensor conv(ser_pass *pass, int32_t index, ser_tensor x)
+static void wave_conv_backward(ser_pass *pass, ser_tensor dy)
+{
+    const ser_conv_layer *layer = &pass->net->convs[0];
+    ser_wave_conv_args args = wave_args(pass, pass->tape->convs[0].x);
+    args.z = pass->tape->convs[0].z;
+    args.dy = dy;
+    args.dw = layer->conv.dw;
+    args.dbias = layer->conv.dbias;
+    args.dgamma = layer->norm.dgamma;
+    args.dbeta = layer->norm.dbeta;
+    if (pass->status == 0) {
+        pass->status = ser_wave_conv_bwd(pass->queue, &args);
+    }
+}
+
+/* Both directions of convolution `index`, which reads level `index`. */
+static ser_conv_args conv_args(const ser_pass *pass, int32_t index, ser_tensor x)
 {
     const ser_arch *arch = pass->arch;
     const ser_conv_layer *layer = &pass->net->convs[index];
     bool layer_norm = arch->conv_norm == SER_NORM_LAYER;
-    ser_tensor y = ser_pass_take_level(pass, index + 1, arch->conv_dim[index]);
-    const ser_conv_args args = {
+    return (ser_conv_args){
         .x = x,
         .rows_in = ser_pass_level_rows(pass, index),
         .rows_out = ser_pass_level_rows(pass, index + 1),
@@ -97,22 +179,57 @@ static ser_tensor conv(ser_pass *pass, int32_t index, ser_tensor x)
         .bias = layer->conv.bias,
         .gamma = layer->norm.gamma,
         .beta = layer->norm.beta,
-        .y = y,
     };
+}
+
+static ser_tensor conv(ser_pass *pass, int32_t index, ser_tensor x)
+{
+    const int64_t channels = pass->arch->conv_dim[index];
+    ser_conv_args args = conv_args(pass, index, x);
+    args.y = ser_pass_save_level(pass, index + 1, index + 1, channels);
+    if (ser_pass_reaches(pass, index)) {
+        args.z = ser_pass_save(pass, index, args.y.rows, channels);
+        pass->tape->convs[index] = (ser_conv_tape){.x = x, .z = args.z};
+    }
     if (pass->status == 0) {
         pass->status = ser_conv_fwd(pass->queue, &args);
     }
-    return y;
+    return args.y;
+}
+
+/* The gradient of the convolution's input, absent if nothing below it is trained. */
+static ser_tensor conv_backward(ser_pass *pass, int32_t index, ser_tensor dy)
+{
+    const ser_conv_layer *layer = &pass->net->convs[index];
+    ser_tensor x = pass->tape->convs[index].x;
+    ser_conv_args args = conv_args(pass, index, x);
+    args.z = pass->tape->convs[index].z;
+    args.dy = dy;
+    args.dw = layer->conv.dw;
+    args.dbias = layer->conv.dbias;
+    args.dgamma = layer->norm.dgamma;
+    args.dbeta = layer->norm.dbeta;
+    if (index > 0 && ser_pass_reaches(pass, index - 1)) {
+        args.dx = ser_pass_take_level(pass, index, x.cols);
+    }
+    if (pass->status == 0) {
+        pass->status = ser_conv_bwd(pass->queue, &args);
+    }
+    return args.dx;
 }
 
 ser_tensor ser_features_forward(ser_pass *pass)
 {
     ser_stages *stages = &pass->workspace->stages;
     bool on_samples = pass->arch->features == SER_FEATURES_CONV;
+    if (pass->run->input != NULL && pass->run->input->features != NULL) {
+        return cached(pass);
+    }
     ser_tensor pcm = samples(pass);
     ser_tensor x = on_samples ? wave_conv(pass, pcm) : log_mel(pass, pcm);
     ser_pass_give(pass, pcm);
     if (!on_samples) {
+        x = augmented(pass, x);
         ser_pass_show(pass, &stages->mel, x);
         stages->mel_rows = ser_pass_level_rows(pass, 0);
         stages->mel_valid_host = pass->workspace->valid + pass->geometry.batch;
@@ -124,4 +241,20 @@ ser_tensor ser_features_forward(ser_pass *pass)
     }
     ser_pass_show(pass, &stages->features, x);
     return x;
+}
+
+void ser_features_backward(ser_pass *pass, ser_tensor dfeatures)
+{
+    bool on_samples = pass->arch->features == SER_FEATURES_CONV;
+    ser_tensor dy = dfeatures;
+    for (int32_t i = pass->arch->conv_count - 1; i >= pass->tape->first; i--) {
+        ser_tensor dx = {0};
+        if (on_samples && i == 0) {
+            wave_conv_backward(pass, dy);
+        } else {
+            dx = conv_backward(pass, i, dy);
+        }
+        ser_pass_give(pass, dy);
+        dy = dx;
+    }
 }

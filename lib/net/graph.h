@@ -9,13 +9,16 @@
 
 #include "net/net.h"
 
+/* Gradients are absent unless the parameter is being trained (training.c). */
 typedef struct ser_affine {
     ser_weight *w;
     ser_tensor bias; /* [1, outputs] or absent */
+    ser_tensor dw, dbias;
 } ser_affine;
 
 typedef struct ser_norm {
     ser_tensor gamma, beta; /* [1, channels] or absent */
+    ser_tensor dgamma, dbeta;
 } ser_norm;
 
 typedef struct ser_conv_layer {
@@ -63,19 +66,29 @@ struct ser_net {
 
     ser_tensor mel_mean, mel_std;
     ser_weight *dft, *mel;
-    ser_tensor wave; /* [C, kernel]: weight of the convolution on the waveform */
+    ser_tensor wave; /* [C, kernel]: weight of the convolution on the waveform; its gradient is
+                        convs[0].conv.dw */
     ser_conv_layer convs[SER_MAX_CONVS];
     ser_norm feature_norm;
     ser_affine projection;
     ser_tensor position_g, position_v;
-    ser_affine position; /* w: g and v folded */
+    ser_affine position; /* w: g and v folded; dw: of the folded weight */
+    ser_tensor position_dg, position_dv;
     ser_norm encoder_norm;
     ser_block *blocks; /* [arch.layers] */
-    ser_tensor layer_mix;
+    ser_tensor layer_mix, layer_mix_gradient;
     ser_affine pool_hidden;
     ser_tensor score_weight, score_bias;
+    ser_tensor score_dweight, score_dbias;
     ser_affine classifier[SER_MAX_CLASSIFIER];
 };
+
+/* The tensor that the ops add a parameter's gradient to; q, k and v share one. */
+ser_tensor *ser_net_gradient_of(ser_net *net, const ser_param *param);
+
+/* The tensor that the ops read for a parameter that is kept as it is (slot->weight NULL); the biases
+ * of q, k and v share one. */
+ser_tensor *ser_net_vector_of(ser_net *net, const ser_param *param);
 
 /* Device memory for every parameter of net->params, without values (weights.c), and for what
  * follows from them (derived.c). */
@@ -83,10 +96,12 @@ int ser_net_place(ser_net *net);
 int ser_net_place_derived(ser_net *net);
 void ser_net_release_weights(ser_net *net);
 
-/* With the transfer's lock held: move f32 elements and wait; fill a weight from the host; a staging
+/* With the transfer's lock held: move f32 elements and wait; swap the two inner axes of rows in host memory; fill a
+ * weight from the host; a staging
  * area that stays until it is freed or a larger one is asked for. */
 int ser_net_upload(const ser_net *net, float *device, const float *host, size_t elements);
 int ser_net_download(const ser_net *net, float *host, const float *device, size_t elements);
+int ser_net_transpose_rows(float *values, int64_t rows, int64_t a, int64_t b);
 int ser_net_pack(const ser_net *net, ser_weight *weight, const float *host);
 int ser_net_staging(const ser_net *net, size_t elements, float **staging);
 void ser_net_staging_free(const ser_net *net);

@@ -128,27 +128,44 @@ const ser_params *ser_net_params(const ser_net *net)
     return &net->params;
 }
 
-/* The pipeline; the same code plans and runs. */
-static int run(ser_workspace *workspace, int64_t batch, int64_t longest,
-               const float *const *samples, const int64_t *counts)
+static void backward(ser_pass *pass)
+{
+    ser_tensor gradient = ser_classifier_backward(pass, pass->dlogits);
+    gradient = ser_pooling_backward(pass, gradient);
+    if (ser_pass_reaches(pass, ser_stage_end(pass->arch))) {
+        gradient = ser_transformer_backward(pass, gradient);
+    }
+    if (ser_pass_reaches(pass, pass->arch->conv_count - 1)) {
+        ser_features_backward(pass, gradient);
+    }
+}
+
+int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
 {
     ser_pass pass = {.workspace = workspace,
                      .net = workspace->net,
                      .arch = &workspace->net->arch,
                      .queue = workspace->queue,
-                     .samples = samples,
-                     .counts = counts};
-    ser_geometry_plan(pass.arch, batch, longest, &pass.geometry);
+                     .run = run,
+                     .tape = run->tape};
+    ser_stages *stages = &workspace->stages;
+    ser_geometry_plan(pass.arch, run->batch, run->longest, &pass.geometry);
     ser_pass_begin(&pass);
     ser_tensor x = ser_features_forward(&pass);
+    stages->rows = ser_pass_frame_rows(&pass);
+    stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * run->batch;
+    if (run->features_only) {
+        stages->features = x;
+        return pass.status;
+    }
     x = ser_transformer_forward(&pass, x);
     if (pass.arch->classifier_count > 0) {
         x = ser_pooling_forward(&pass, x);
         ser_classifier_forward(&pass, x);
     }
-    ser_stages *stages = &workspace->stages;
-    stages->rows = ser_pass_frame_rows(&pass);
-    stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * batch;
+    if (run->tape != NULL) {
+        backward(&pass);
+    }
     return pass.status;
 }
 
@@ -186,24 +203,25 @@ static int reserve_arena(ser_workspace *workspace)
     return 0;
 }
 
-int ser_workspace_plan(ser_workspace *workspace, int64_t batch, int64_t longest)
+int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
 {
-    if (workspace->batch == batch && workspace->longest == longest) {
+    const bool prediction = run->input == NULL && run->tape == NULL && !run->features_only;
+    if (prediction && workspace->batch == run->batch && workspace->longest == run->longest) {
         return 0;
     }
     workspace->batch = 0;
-    int status = reserve_valid(workspace, batch);
+    int status = reserve_valid(workspace, run->batch);
     if (status != 0) {
         return status;
     }
     workspace->queue->planning = true;
-    status = run(workspace, batch, longest, NULL, NULL);
+    status = ser_workspace_run(workspace, run);
     int reserved = ser_queue_reserve(workspace->queue); /* also ends the planning */
     status = status == 0 ? reserved : status;
     status = status == 0 ? reserve_arena(workspace) : status;
-    if (status == 0) {
-        workspace->batch = batch;
-        workspace->longest = longest;
+    if (status == 0 && prediction) {
+        workspace->batch = run->batch;
+        workspace->longest = run->longest;
     }
     return status;
 }
@@ -231,13 +249,13 @@ static int check_clips(const ser_net *net, int64_t batch, const int64_t *counts,
 int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
                     const float *const *samples, const int64_t *counts, const ser_stages **stages)
 {
-    int64_t longest = 0;
-    int status = check_clips(net, batch, counts, &longest);
+    ser_run run = {.batch = batch, .samples = samples, .counts = counts};
+    int status = check_clips(net, batch, counts, &run.longest);
     if (status == 0) {
-        status = ser_workspace_plan(workspace, batch, longest);
+        status = ser_workspace_plan(workspace, &run);
     }
     if (status == 0) {
-        status = run(workspace, batch, longest, samples, counts);
+        status = ser_workspace_run(workspace, &run);
     }
     int waited =
         net->ops->sync(workspace->queue); /* the clips are the caller's again, whatever happened */

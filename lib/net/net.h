@@ -52,6 +52,7 @@ typedef struct ser_stages {
     ser_tensor pooled; /* [batch, hidden] */
     ser_tensor logits; /* [batch, labels] */
     ser_tensor probabilities;
+    ser_tensor loss; /* [batch, 1], of a pass with targets (training.h) */
 } ser_stages;
 
 /* Activations and a queue for batches of up to `max_batch` clips of up to `max_samples` samples,

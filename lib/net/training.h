@@ -122,8 +122,9 @@ uint64_t ser_training_updates(const ser_training *training);
 /* After the last ser_training_set: continue as if `updates` updates had been done. */
 int ser_training_resume(ser_training *training, uint64_t updates);
 
-/* Gradient of a parameter in PyTorch's layout; tests and oracles read it. */
+/* Gradient of a trained parameter, and a new value for it, in PyTorch's layout. */
 int ser_training_gradient(ser_training *training, size_t parameter, float *values);
+int ser_training_place(ser_training *training, size_t parameter, const float *values);
 
 /* Bytes of device memory that weights, gradients, moments and activations take. */
 uint64_t ser_training_memory(const ser_training *training);

@@ -1,104 +1,34 @@
 /* SPDX-License-Identifier: MIT */
-/* Stage 3: features -> hidden states: projection, positions, blocks. */
-#include "net/workspace.h"
+/*
+ * Stage 3: features -> hidden states.
+ *
+ * Each forward half is followed by its backward half. A pass with a tape applies dropout and keeps
+ * what the backward half reads in the stages that it reaches; below them, and in prediction, nothing
+ * is kept and activations are fused into the products.
+ */
+#include "net/encoder.h"
 
-#include <math.h>
+static const ser_tensor ABSENT = {0};
 
-/* y = LN(x + h), sum = x + h; h and sum may be absent. */
-static void residual_norm(ser_pass *pass, ser_tensor x, ser_tensor h, const ser_norm *norm,
-                          ser_tensor sum, ser_tensor y)
+/* Layerdrop (Fan et al. 2020); blocks that are not trained run as in prediction. */
+static bool dropped(const ser_pass *pass, int32_t block)
 {
-    const ser_residual_norm_args args = {
-        .x = x,
-        .h = h,
-        .rows = ser_pass_frame_rows(pass),
-        .gamma = norm->gamma,
-        .beta = norm->beta,
-        .eps = pass->arch->layer_norm_eps,
-        .sum = sum,
-        .y = y,
-    };
-    if (pass->status == 0) {
-        pass->status = ser_residual_norm_fwd(pass->queue, &args);
-    }
+    const ser_training_batch *input = pass->run->input;
+    return input != NULL && input->dropped_layers != NULL && input->dropped_layers[block] &&
+           ser_pass_reaches(pass, ser_stage_block(pass->arch, block));
 }
 
-static ser_tensor normed(ser_pass *pass, ser_tensor x, const ser_norm *norm)
-{
-    ser_tensor y = ser_pass_take(pass, x.rows, x.cols);
-    residual_norm(pass, x, (ser_tensor){0}, norm, (ser_tensor){0}, y);
-    return y;
-}
+/* --- The learned mix of hidden states --- */
 
-static ser_tensor project(ser_pass *pass, ser_tensor features)
+/* Both directions. */
+static ser_layer_mix_args mix_args(const ser_pass *pass, int32_t index, ser_tensor x)
 {
-    ser_tensor x = features;
-    if (pass->arch->feature_norm) {
-        x = normed(pass, features, &pass->net->feature_norm);
-        ser_pass_give(pass, features);
-    }
-    ser_tensor y =
-        ser_pass_linear(pass, x, ser_pass_frame_rows(pass), &pass->net->projection, SER_ACT_NONE);
-    ser_pass_give(pass, x);
-    ser_pass_show(pass, &pass->workspace->stages.projected, y);
-    return y;
-}
-
-static ser_tensor position(ser_pass *pass, ser_tensor x)
-{
-    const ser_net *net = pass->net;
-    ser_tensor y = ser_pass_take(pass, x.rows, x.cols);
-    const ser_pos_conv_args args = {
+    return (ser_layer_mix_args){
         .x = x,
         .rows = ser_pass_frame_rows(pass),
-        .kernel = net->arch.position_kernel,
-        .groups = net->arch.position_groups,
-        .w = net->position.w,
-        .bias = net->position.bias,
-        .y = y,
+        .w = pass->net->layer_mix,
+        .index = index,
     };
-    if (pass->status == 0) {
-        pass->status = ser_pos_conv_fwd(pass->queue, &args);
-    }
-    ser_pass_give(pass, x);
-    if (net->arch.encoder_norm == SER_ENCODER_POST_NORM) {
-        residual_norm(pass, y, (ser_tensor){0}, &net->encoder_norm, (ser_tensor){0}, y);
-    }
-    ser_pass_show(pass, &pass->workspace->stages.positioned, y);
-    return y;
-}
-
-/* A new tensor: attention of a block without the residual. */
-static ser_tensor attention(ser_pass *pass, const ser_block *block, ser_tensor x)
-{
-    ser_rows rows = ser_pass_frame_rows(pass);
-    ser_tensor qkv = ser_pass_linear(pass, x, rows, &block->qkv, SER_ACT_NONE);
-    ser_tensor context = ser_pass_take(pass, x.rows, x.cols);
-    float head_size = (float)(pass->arch->hidden_size / pass->arch->heads);
-    const ser_attention_args args = {
-        .qkv = qkv,
-        .rows = rows,
-        .heads = pass->arch->heads,
-        .scale = 1.0F / sqrtf(head_size),
-        .y = context,
-    };
-    if (pass->status == 0) {
-        pass->status = ser_attention_fwd(pass->queue, &args);
-    }
-    ser_pass_give(pass, qkv);
-    ser_tensor y = ser_pass_linear(pass, context, rows, &block->out, SER_ACT_NONE);
-    ser_pass_give(pass, context);
-    return y;
-}
-
-/* A new tensor: feed-forward part of a block without the residual. */
-static ser_tensor feed_forward(ser_pass *pass, const ser_block *block, ser_tensor x)
-{
-    ser_rows rows = ser_pass_frame_rows(pass);
-    ser_tensor wide = ser_pass_linear(pass, x, rows, &block->ffn_in, SER_ACT_GELU);
-    ser_tensor y = ser_pass_linear(pass, wide, rows, &block->ffn_out, SER_ACT_NONE);
-    ser_pass_give(pass, wide);
-    return y;
 }
 
 /* Hidden state `index`, as transformers counts them: into the learned mix and the stages. */
@@ -107,67 +37,290 @@ static void note_hidden(ser_pass *pass, int32_t index, ser_tensor x, ser_tensor 
     if (pass->workspace->keep_stages) {
         pass->workspace->stages.hidden[index] = x;
     }
-    const ser_layer_mix_args args = {
-        .x = x,
-        .rows = ser_pass_frame_rows(pass),
-        .w = pass->net->layer_mix,
-        .index = index,
-        .y = mix,
-    };
+    if (pass->tape != NULL) {
+        pass->tape->hidden[index] = x;
+    }
+    ser_layer_mix_args args = mix_args(pass, index, x);
+    args.y = mix;
     if (pass->arch->layer_mix && pass->status == 0) {
         pass->status = ser_layer_mix_fwd(pass->queue, &args);
     }
 }
 
-/* x = LN(x + attention(x)); x = LN(x + ffn(x)). */
+/* dx (+)= softmax(w)[index] dmix, where there is a mix; gives dx, made if it was absent. `stage` is
+ * the one that made the hidden state. */
+static ser_tensor note_hidden_backward(ser_pass *pass, int32_t index, int32_t stage,
+                                       ser_tensor dmix, ser_tensor dx)
+{
+    const bool wanted = ser_pass_reaches(pass, stage);
+    if (!pass->arch->layer_mix || (!wanted && pass->net->layer_mix_gradient.rows == 0)) {
+        return dx;
+    }
+    ser_layer_mix_args args = mix_args(pass, index, pass->tape->hidden[index]);
+    args.dy = dmix;
+    args.first = dx.rows == 0;
+    if (wanted) {
+        args.dx = args.first ? ser_pass_take(pass, dmix.rows, dmix.cols) : dx;
+    }
+    if (pass->net->layer_mix_gradient.rows > 0) {
+        args.dots = pass->mix_dots;
+        args.dw = pass->net->layer_mix_gradient;
+    }
+    if (pass->status == 0) {
+        pass->status = ser_layer_mix_bwd(pass->queue, &args);
+    }
+    return wanted ? args.dx : dx;
+}
+
+/* The mix's own gradient reads every hidden state, also where nothing below is trained. */
+static bool keeps_hidden(const ser_pass *pass)
+{
+    return pass->tape != NULL && pass->net->layer_mix_gradient.rows > 0;
+}
+
+/* A tensor that may become a hidden state. */
+static ser_tensor save_hidden(ser_pass *pass, int32_t stage, ser_tensor like)
+{
+    const int32_t head = ser_stage_head(pass->arch);
+    return ser_pass_save(pass, keeps_hidden(pass) ? head : stage, like.rows, like.cols);
+}
+
+/* --- Post-norm blocks: x = LN(x + ser_block_attention(x)); x = LN(x + ffn(x)) --- */
+
+static ser_residual middle_residual(const ser_pass *pass, int32_t i, const ser_norm *norm)
+{
+    const bool drops = ser_pass_reaches(pass, ser_stage_block(pass->arch, i));
+    return (ser_residual){.norm = norm,
+                          .p = drops ? pass->tape->options->hidden_dropout : 0.0F,
+                          .op = ser_dropout_of_block(i, SER_DROPOUT_ATTENTION_OUT)};
+}
+
+static ser_residual end_residual(const ser_pass *pass, int32_t i, const ser_norm *norm)
+{
+    ser_residual r = middle_residual(pass, i, norm);
+    r.op = ser_dropout_of_block(i, SER_DROPOUT_FFN_OUT);
+    return r;
+}
+
+/* The block's output; without a backward half it takes the place of its parts. */
+static ser_tensor post_norm_block(ser_pass *pass, int32_t i, ser_tensor x)
+{
+    const ser_block *block = &pass->net->blocks[i];
+    const int32_t stage = ser_stage_block(pass->arch, i);
+    const bool trains = ser_pass_reaches(pass, stage);
+    ser_tensor h = ser_block_attention(pass, i, x);
+    ser_norm_tape *middle =
+        trains ? ser_residual_tape(pass, stage, x.rows, &pass->tape->blocks[i].middle) : NULL;
+    ser_tensor n = trains ? ser_pass_save(pass, stage, x.rows, x.cols) : h;
+    ser_residual_forward(pass, middle_residual(pass, i, &block->attention_norm), x, h,
+                         trains ? h : ABSENT, n, middle);
+    ser_pass_give(pass, x);
+    h = ser_block_feed_forward(pass, i, n);
+    ser_norm_tape *end =
+        trains ? ser_residual_tape(pass, stage, x.rows, &pass->tape->blocks[i].end) : NULL;
+    const bool apart = ser_pass_reaches(pass, stage + 1) || keeps_hidden(pass);
+    ser_tensor y = apart ? save_hidden(pass, stage + 1, x) : h;
+    ser_residual_forward(pass, end_residual(pass, i, &block->final_norm), n, h, trains ? h : ABSENT,
+                         y, end);
+    if (apart) {
+        ser_pass_give(pass, h);
+    }
+    ser_pass_give(pass, n);
+    return y;
+}
+
+static ser_tensor post_norm_block_backward(ser_pass *pass, int32_t i, ser_tensor dy)
+{
+    const ser_block *block = &pass->net->blocks[i];
+    const ser_block_tape *tape = &pass->tape->blocks[i];
+    const bool below = ser_pass_reaches(pass, ser_stage_block(pass->arch, i) - 1);
+    const bool drops = end_residual(pass, i, NULL).p > 0.0F;
+    const ser_rows rows = ser_pass_frame_rows(pass);
+    ser_tensor apart = drops ? ser_pass_take(pass, dy.rows, dy.cols) : ABSENT;
+    ser_residual_backward(pass, end_residual(pass, i, &block->final_norm), &tape->end,
+                          (ser_residual_gradients){.dy = dy, .dx = dy, .dh = apart});
+    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? apart : dy);
+    ser_pass_add(pass, dy, dn, rows);
+    ser_pass_give(pass, dn);
+    ser_residual_backward(pass, middle_residual(pass, i, &block->attention_norm), &tape->middle,
+                          (ser_residual_gradients){.dy = dy, .dx = dy, .dh = apart});
+    ser_tensor dx = ser_block_attention_backward(pass, i, drops ? apart : dy, below);
+    ser_pass_give(pass, apart);
+    if (!below) {
+        ser_pass_give(pass, dy);
+        return ABSENT;
+    }
+    ser_pass_add(pass, dy, dx, rows);
+    ser_pass_give(pass, dx);
+    return dy;
+}
+
 static ser_tensor post_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
 {
-    ser_tensor none = {0};
     note_hidden(pass, 0, x, mix);
     for (int32_t i = 0; i < pass->arch->layers; i++) {
-        const ser_block *block = &pass->net->blocks[i];
-        ser_tensor h = attention(pass, block, x);
-        residual_norm(pass, x, h, &block->attention_norm, none, h);
-        ser_pass_give(pass, x);
-        x = feed_forward(pass, block, h);
-        residual_norm(pass, h, x, &block->final_norm, none, x);
-        ser_pass_give(pass, h);
+        if (!dropped(pass, i)) {
+            x = post_norm_block(pass, i, x);
+        }
         note_hidden(pass, i + 1, x, mix);
     }
     return x;
 }
 
+/* `dx` is the gradient of the last hidden state, or absent where a mix hands it out. */
+static ser_tensor post_norm_blocks_backward(ser_pass *pass, ser_tensor dx, ser_tensor dmix)
+{
+    for (int32_t i = pass->arch->layers - 1; i >= 0; i--) {
+        const int32_t stage = ser_stage_block(pass->arch, i);
+        dx = note_hidden_backward(pass, i + 1, stage, dmix, dx);
+        if (!dropped(pass, i) && ser_pass_reaches(pass, stage)) {
+            dx = post_norm_block_backward(pass, i, dx);
+        }
+    }
+    return note_hidden_backward(pass, 0, ser_stage_position(pass->arch), dmix, dx);
+}
+
 /*
- * x = x + attention(LN(x)); x = x + ffn(LN(x)); after the last block LN(x). Every sum is normed by
- * what comes next while it is at hand, so `n` is always LN(x) for the next step.
+ * --- Pre-norm blocks: x = x + ser_block_attention(LN(x)); x = x + ffn(LN(x)); after the last block LN(x) ---
+ *
+ * Every sum is normed by what comes next while it is at hand, so `n` is always LN(x) for the next
+ * step: the LayerNorm at the end of a block belongs to the next block that is not dropped.
  */
-static ser_tensor pre_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
+
+typedef struct next_norm {
+    const ser_norm *norm;
+    int32_t stage;
+} next_norm;
+
+static next_norm norm_after(const ser_pass *pass, int32_t block)
 {
     const ser_net *net = pass->net;
-    int32_t layers = pass->arch->layers;
-    ser_tensor n =
-        normed(pass, x, layers > 0 ? &net->blocks[0].attention_norm : &net->encoder_norm);
-    note_hidden(pass, 0, layers > 0 ? x : n, mix);
-    for (int32_t i = 0; i < layers; i++) {
-        const ser_block *block = &net->blocks[i];
-        bool last = i + 1 == layers;
-        const ser_norm *next = last ? &net->encoder_norm : &net->blocks[i + 1].attention_norm;
-        ser_tensor h = attention(pass, block, n);
-        residual_norm(pass, x, h, &block->final_norm, h, n);
-        ser_pass_give(pass, x);
-        x = feed_forward(pass, block, n);
-        residual_norm(pass, h, x, next, x, n);
-        ser_pass_give(pass, h);
-        note_hidden(pass, i + 1, last ? n : x, mix);
+    for (int32_t i = block + 1; i < pass->arch->layers; i++) {
+        if (!dropped(pass, i)) {
+            return (next_norm){&net->blocks[i].attention_norm, ser_stage_block(pass->arch, i)};
+        }
     }
-    ser_pass_give(pass, x);
-    return n;
+    return (next_norm){&net->encoder_norm, ser_stage_end(pass->arch)};
 }
+
+/* The residual stream between blocks: x, and n = LN(x) for what comes next. */
+typedef struct stream {
+    ser_tensor x, n;
+} stream;
+
+static stream pre_norm_block(ser_pass *pass, int32_t i, stream s)
+{
+    const ser_block *block = &pass->net->blocks[i];
+    const int32_t stage = ser_stage_block(pass->arch, i);
+    const bool trains = ser_pass_reaches(pass, stage);
+    const next_norm next = norm_after(pass, i);
+    ser_tensor h = ser_block_attention(pass, i, s.n);
+    ser_norm_tape *middle =
+        trains ? ser_residual_tape(pass, stage, h.rows, &pass->tape->blocks[i].middle) : NULL;
+    ser_tensor n = trains ? ser_pass_save(pass, stage, h.rows, h.cols) : s.n;
+    ser_residual_forward(pass, middle_residual(pass, i, &block->final_norm), s.x, h, h, n, middle);
+    ser_pass_give(pass, s.x);
+    ser_tensor y = ser_block_feed_forward(pass, i, n);
+    ser_norm_tape *end =
+        pass->tape != NULL ? ser_residual_tape(pass, next.stage, h.rows, &pass->tape->blocks[i].end)
+                           : NULL;
+    /* What the backward half reads must not be a temporary of a block that it does not reach. */
+    const bool held = !trains && (end != NULL || keeps_hidden(pass));
+    ser_tensor x = held ? ser_pass_save(pass, ser_stage_head(pass->arch), h.rows, h.cols) : y;
+    const bool apart = end != NULL || keeps_hidden(pass);
+    ser_tensor after = apart ? save_hidden(pass, next.stage, h) : n;
+    ser_residual_forward(pass, end_residual(pass, i, next.norm), h, y, x, after, end);
+    ser_pass_give(pass, h);
+    if (held) {
+        ser_pass_give(pass, y);
+    }
+    if (apart) {
+        ser_pass_give(pass, n);
+    }
+    return (stream){x, after};
+}
+
+static ser_tensor pre_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
+{
+    const int32_t layers = pass->arch->layers;
+    const next_norm next = norm_after(pass, -1);
+    ser_norm_tape *tape =
+        pass->tape != NULL ? ser_residual_tape(pass, next.stage, x.rows, &pass->tape->start) : NULL;
+    stream s = {x, save_hidden(pass, next.stage, x)};
+    ser_residual_forward(pass, (ser_residual){.norm = next.norm}, x, ABSENT, ABSENT, s.n, tape);
+    note_hidden(pass, 0, layers > 0 ? s.x : s.n, mix);
+    for (int32_t i = 0; i < layers; i++) {
+        if (!dropped(pass, i)) {
+            s = pre_norm_block(pass, i, s);
+        }
+        note_hidden(pass, i + 1, i + 1 == layers ? s.n : s.x, mix);
+    }
+    ser_pass_give(pass, s.x);
+    return s.n;
+}
+
+/* From the gradients of the block's x and n to those of the stream before it. */
+static stream pre_norm_block_backward(ser_pass *pass, int32_t i, stream d)
+{
+    const ser_block *block = &pass->net->blocks[i];
+    const ser_block_tape *tape = &pass->tape->blocks[i];
+    const bool reached = ser_pass_reaches(pass, ser_stage_block(pass->arch, i));
+    const bool drops = end_residual(pass, i, NULL).p > 0.0F;
+    ser_tensor dx = d.n;
+    ser_tensor apart = drops && reached ? ser_pass_take(pass, dx.rows, dx.cols) : ABSENT;
+    ser_residual_backward(
+        pass, end_residual(pass, i, norm_after(pass, i).norm), &tape->end,
+        (ser_residual_gradients){.dy = d.n, .dsum = d.x, .dx = reached ? dx : ABSENT, .dh = apart});
+    ser_pass_give(pass, d.x);
+    if (!reached) {
+        ser_pass_give(pass, d.n);
+        return (stream){ABSENT, ABSENT};
+    }
+    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? apart : dx);
+    ser_residual_backward(pass, middle_residual(pass, i, &block->final_norm), &tape->middle,
+                          (ser_residual_gradients){.dy = dn, .dsum = dx, .dx = dx, .dh = apart});
+    ser_pass_give(pass, dn);
+    dn = ser_block_attention_backward(pass, i, drops ? apart : dx, true);
+    ser_pass_give(pass, apart);
+    return (stream){dx, dn};
+}
+
+static ser_tensor pre_norm_blocks_backward(ser_pass *pass, ser_tensor dlast, ser_tensor dmix)
+{
+    const int32_t layers = pass->arch->layers;
+    stream d = {ABSENT, dlast};
+    for (int32_t i = layers - 1; i >= 0; i--) {
+        const bool last = i + 1 == layers;
+        const int32_t stage = last ? ser_stage_end(pass->arch) : ser_stage_block(pass->arch, i);
+        ser_tensor *noted = last ? &d.n : &d.x;
+        *noted = note_hidden_backward(pass, i + 1, stage, dmix, *noted);
+        if (!dropped(pass, i) && ser_pass_reaches(pass, norm_after(pass, i).stage)) {
+            d = pre_norm_block_backward(pass, i, d);
+        }
+    }
+    ser_tensor *noted = layers > 0 ? &d.x : &d.n;
+    const int32_t start = layers > 0 ? ser_stage_position(pass->arch) : ser_stage_end(pass->arch);
+    *noted = note_hidden_backward(pass, 0, start, dmix, *noted);
+    const next_norm next = norm_after(pass, -1);
+    const bool below = ser_pass_reaches(pass, ser_stage_position(pass->arch));
+    if (ser_pass_reaches(pass, next.stage)) {
+        ser_residual_backward(
+            pass, (ser_residual){.norm = next.norm}, &pass->tape->start,
+            (ser_residual_gradients){.dy = d.n, .dsum = d.x, .dx = below ? d.n : ABSENT});
+    }
+    ser_pass_give(pass, d.x);
+    return d.n;
+}
+
+/* --- The whole --- */
 
 ser_tensor ser_transformer_forward(ser_pass *pass, ser_tensor features)
 {
-    ser_tensor x = position(pass, project(pass, features));
-    ser_tensor mix = pass->arch->layer_mix ? ser_pass_take(pass, x.rows, x.cols) : (ser_tensor){0};
+    ser_tensor x = ser_position_forward(pass, ser_projection_forward(pass, features));
+    ser_tensor mix = ABSENT;
+    if (pass->arch->layer_mix) {
+        mix = ser_pass_save(pass, ser_stage_head(pass->arch), x.rows, x.cols);
+    }
     x = pass->arch->encoder_norm == SER_ENCODER_POST_NORM ? post_norm_blocks(pass, x, mix)
                                                           : pre_norm_blocks(pass, x, mix);
     ser_pass_show(pass, &pass->workspace->stages.last, x);
@@ -176,4 +329,29 @@ ser_tensor ser_transformer_forward(ser_pass *pass, ser_tensor features)
     }
     ser_pass_give(pass, x);
     return mix;
+}
+
+ser_tensor ser_transformer_backward(ser_pass *pass, ser_tensor dhidden)
+{
+    const bool mixes = pass->arch->layer_mix;
+    ser_tensor dlast = mixes ? ABSENT : dhidden;
+    ser_tensor dmix = mixes ? dhidden : ABSENT;
+    if (mixes) {
+        pass->mix_dots = ser_pass_take(pass, 1, (int64_t)pass->arch->layers + 1);
+    }
+    ser_tensor dx = pass->arch->encoder_norm == SER_ENCODER_POST_NORM
+                        ? post_norm_blocks_backward(pass, dlast, dmix)
+                        : pre_norm_blocks_backward(pass, dlast, dmix);
+    if (mixes) {
+        ser_pass_give(pass, dmix);
+        ser_pass_give(pass, pass->mix_dots);
+    }
+    if (!ser_pass_reaches(pass, ser_stage_position(pass->arch))) {
+        ser_pass_give(pass, dx);
+        return ABSENT;
+    }
+    dx = ser_position_backward(pass, dx);
+    return ser_pass_reaches(pass, ser_stage_projection(pass->arch))
+               ? ser_projection_backward(pass, dx)
+               : ABSENT;
 }

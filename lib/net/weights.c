@@ -52,8 +52,7 @@ static ser_tensor *block_vector_of(ser_block *block, int32_t role)
     }
 }
 
-/* The tensor that the ops read for a parameter that is kept as it is. */
-static ser_tensor *vector_of(ser_net *net, const ser_param *param)
+ser_tensor *ser_net_vector_of(ser_net *net, const ser_param *param)
 {
     int32_t i = param->index;
     switch (param->role) {
@@ -77,6 +76,59 @@ static ser_tensor *vector_of(ser_net *net, const ser_param *param)
     case SER_PARAM_POOL_SCORE_BIAS: return &net->score_bias;
     case SER_PARAM_CLASSIFIER_BIAS: return &net->classifier[i].bias;
     default: return block_vector_of(&net->blocks[i], param->role);
+    }
+}
+
+static ser_tensor *block_gradient_of(ser_block *block, int32_t role)
+{
+    switch (role) {
+    case SER_PARAM_Q_WEIGHT:
+    case SER_PARAM_K_WEIGHT:
+    case SER_PARAM_V_WEIGHT: return &block->qkv.dw;
+    case SER_PARAM_Q_BIAS:
+    case SER_PARAM_K_BIAS:
+    case SER_PARAM_V_BIAS: return &block->qkv.dbias;
+    case SER_PARAM_OUT_WEIGHT: return &block->out.dw;
+    case SER_PARAM_OUT_BIAS: return &block->out.dbias;
+    case SER_PARAM_ATTENTION_GAMMA: return &block->attention_norm.dgamma;
+    case SER_PARAM_ATTENTION_BETA: return &block->attention_norm.dbeta;
+    case SER_PARAM_FFN_IN_WEIGHT: return &block->ffn_in.dw;
+    case SER_PARAM_FFN_IN_BIAS: return &block->ffn_in.dbias;
+    case SER_PARAM_FFN_OUT_WEIGHT: return &block->ffn_out.dw;
+    case SER_PARAM_FFN_OUT_BIAS: return &block->ffn_out.dbias;
+    case SER_PARAM_FINAL_GAMMA: return &block->final_norm.dgamma;
+    case SER_PARAM_FINAL_BETA: return &block->final_norm.dbeta;
+    default: return NULL;
+    }
+}
+
+ser_tensor *ser_net_gradient_of(ser_net *net, const ser_param *param)
+{
+    int32_t i = param->index;
+    switch (param->role) {
+    case SER_PARAM_MEL_MEAN:
+    case SER_PARAM_MEL_STD: return NULL;
+    case SER_PARAM_CONV_WEIGHT: return &net->convs[i].conv.dw;
+    case SER_PARAM_CONV_BIAS: return &net->convs[i].conv.dbias;
+    case SER_PARAM_CONV_GAMMA: return &net->convs[i].norm.dgamma;
+    case SER_PARAM_CONV_BETA: return &net->convs[i].norm.dbeta;
+    case SER_PARAM_FEATURE_GAMMA: return &net->feature_norm.dgamma;
+    case SER_PARAM_FEATURE_BETA: return &net->feature_norm.dbeta;
+    case SER_PARAM_PROJECTION_WEIGHT: return &net->projection.dw;
+    case SER_PARAM_PROJECTION_BIAS: return &net->projection.dbias;
+    case SER_PARAM_POSITION_G: return &net->position_dg;
+    case SER_PARAM_POSITION_V: return &net->position_dv;
+    case SER_PARAM_POSITION_BIAS: return &net->position.dbias;
+    case SER_PARAM_ENCODER_GAMMA: return &net->encoder_norm.dgamma;
+    case SER_PARAM_ENCODER_BETA: return &net->encoder_norm.dbeta;
+    case SER_PARAM_LAYER_MIX: return &net->layer_mix_gradient;
+    case SER_PARAM_POOL_HIDDEN_WEIGHT: return &net->pool_hidden.dw;
+    case SER_PARAM_POOL_HIDDEN_BIAS: return &net->pool_hidden.dbias;
+    case SER_PARAM_POOL_SCORE_WEIGHT: return &net->score_dweight;
+    case SER_PARAM_POOL_SCORE_BIAS: return &net->score_dbias;
+    case SER_PARAM_CLASSIFIER_WEIGHT: return &net->classifier[i].dw;
+    case SER_PARAM_CLASSIFIER_BIAS: return &net->classifier[i].dbias;
+    default: return block_gradient_of(&net->blocks[i], param->role);
     }
 }
 
@@ -119,7 +171,7 @@ static bool place_vector(ser_net *net, const ser_param *param, ser_slot *slot, s
     int64_t rows = param->rank > 1 ? param->shape[0] : 1;
     int64_t parts = parts_of(param->role);
     int64_t part = part_of(param->role);
-    ser_tensor *whole = vector_of(net, param);
+    ser_tensor *whole = ser_net_vector_of(net, param);
     size_t bytes;
     if (part == 0) {
         float *data = net->vectors != NULL ? (float *)net->vectors + *end / sizeof(float) : NULL;
@@ -252,28 +304,38 @@ int ser_net_pack(const ser_net *net, ser_weight *weight, const float *host)
     return status == 0 ? net->ops->sync(net->transfer->queue) : status;
 }
 
-static void transpose(const float *x, int64_t rows, int64_t cols, float *y)
+/* PyTorch's rows of a convolution are (channel, tap), ours (tap, channel): in place, every row of
+ * [a, b] becomes [b, a]. */
+int ser_net_transpose_rows(float *values, int64_t rows, int64_t a, int64_t b)
 {
+    float *row = ser_mem_alloc_raw((size_t)(a * b), sizeof *row);
+    if (row == NULL) {
+        return SER_ERR_MEMORY;
+    }
     for (int64_t r = 0; r < rows; r++) {
-        for (int64_t c = 0; c < cols; c++) {
-            y[c * rows + r] = x[r * cols + c];
+        float *to = values + r * a * b;
+        memcpy(row, to, (size_t)(a * b) * sizeof *row);
+        for (int64_t i = 0; i < a; i++) {
+            for (int64_t j = 0; j < b; j++) {
+                to[j * a + i] = row[i * b + j];
+            }
         }
     }
+    ser_mem_free(row);
+    return 0;
 }
 
-/* PyTorch's rows are (channel, tap), ours (tap, channel). */
 static int set_conv(const ser_net *net, const ser_slot *slot, const float *values)
 {
     const ser_weight_spec *spec = ser_weight_get_spec(slot->weight);
-    float *permuted = ser_mem_alloc_raw((size_t)(spec->rows * spec->cols), sizeof(float));
+    const size_t count = (size_t)(spec->rows * spec->cols);
+    float *permuted = ser_mem_alloc_raw(count, sizeof(float));
     if (permuted == NULL) {
         return SER_ERR_MEMORY;
     }
-    for (int64_t r = 0; r < spec->rows; r++) {
-        transpose(values + r * spec->cols, spec->cols / slot->taps, slot->taps,
-                  permuted + r * spec->cols);
-    }
-    int status = ser_net_pack(net, slot->weight, permuted);
+    memcpy(permuted, values, count * sizeof(float));
+    int status = ser_net_transpose_rows(permuted, spec->rows, spec->cols / slot->taps, slot->taps);
+    status = status == 0 ? ser_net_pack(net, slot->weight, permuted) : status;
     ser_mem_free(permuted);
     return status;
 }
@@ -281,16 +343,7 @@ static int set_conv(const ser_net *net, const ser_slot *slot, const float *value
 static int get_conv(const ser_slot *slot, float *values)
 {
     const ser_weight_spec *spec = ser_weight_get_spec(slot->weight);
-    float *row = ser_mem_alloc_raw((size_t)spec->cols, sizeof(float));
-    if (row == NULL) {
-        return SER_ERR_MEMORY;
-    }
-    for (int64_t r = 0; r < spec->rows; r++) {
-        memcpy(row, values + r * spec->cols, (size_t)spec->cols * sizeof(float));
-        transpose(row, slot->taps, spec->cols / slot->taps, values + r * spec->cols);
-    }
-    ser_mem_free(row);
-    return 0;
+    return ser_net_transpose_rows(values, spec->rows, slot->taps, spec->cols / slot->taps);
 }
 
 /* q, k and v are packed together once all are there; a later change of one unpacks the others

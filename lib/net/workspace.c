@@ -19,29 +19,29 @@ static bool round_up(size_t size, size_t *rounded)
     return true;
 }
 
-/* Index of the first gap that is large enough, and where it starts. */
-static int32_t find_gap(const ser_arena *arena, size_t size, size_t *start)
+/* Index of the first gap that is large enough, and where it starts; `end`: only behind everything. */
+static int32_t find_gap(const ser_arena *arena, size_t size, bool end, size_t *start)
 {
     int32_t i = 0;
-    *start = ALIGNMENT; /* 0 would be NULL while planning */
+    *start = arena->floor > ALIGNMENT ? arena->floor : ALIGNMENT; /* 0 would be NULL in planning */
     for (; i < arena->count; i++) {
-        if (arena->blocks[i].start - *start >= size && !arena->keep) {
+        if (!end && arena->blocks[i].start >= *start && arena->blocks[i].start - *start >= size) {
             break;
         }
-        *start = arena->blocks[i].end;
+        *start = arena->blocks[i].end > *start ? arena->blocks[i].end : *start;
     }
     return i;
 }
 
-static int arena_take(ser_arena *arena, size_t size, size_t *start)
+static int arena_take(ser_arena *arena, size_t size, bool keep, size_t *start)
 {
-    int32_t at = find_gap(arena, size, start);
+    int32_t at = find_gap(arena, size, keep, start);
     ser_arena_block block = {.start = *start};
     if (!ser_add_size(*start, size, &block.end)) {
         return ser_fail(SER_ERR_MEMORY, "out of memory: a batch is larger than the address space");
     }
-    if (arena->keep && arena->count > 0) {
-        arena->blocks[0].end = block.end;
+    if (keep) {
+        arena->floor = block.end;
     } else if (arena->count == SER_ARENA_BLOCKS) {
         return ser_fail(SER_ERR_INTERNAL, "net: more than %d tensors are in use at once",
                         SER_ARENA_BLOCKS);
@@ -58,7 +58,7 @@ static int arena_take(ser_arena *arena, size_t size, size_t *start)
 
 static void arena_give(ser_arena *arena, size_t address)
 {
-    for (int32_t i = 0; i < arena->count && !arena->keep; i++) {
+    for (int32_t i = 0; i < arena->count; i++) {
         if (address >= arena->blocks[i].start && address < arena->blocks[i].end) {
             arena->count--;
             for (; i < arena->count; i++) {
@@ -73,7 +73,7 @@ static uintptr_t arena_base(const ser_pass *pass)
     return pass->queue->planning ? 0 : (uintptr_t)pass->workspace->arena.memory;
 }
 
-static void *take_bytes(ser_pass *pass, size_t size)
+static void *take_bytes(ser_pass *pass, size_t size, bool keep)
 {
     ser_arena *arena = &pass->workspace->arena;
     size_t start;
@@ -86,30 +86,35 @@ static void *take_bytes(ser_pass *pass, size_t size)
             ser_fail(SER_ERR_MEMORY, "out of memory: a batch is larger than the address space");
         return NULL;
     }
-    pass->status = arena_take(arena, rounded, &start);
+    pass->status = arena_take(arena, rounded, keep || arena->keep, &start);
     if (pass->status == 0 && !pass->queue->planning && start + rounded > arena->size) {
         pass->status = ser_fail(SER_ERR_INTERNAL, "net: a pass needs more memory than was planned");
     }
     return pass->status == 0 ? (void *)(arena_base(pass) + start) : NULL;
 }
 
-/* f32 [rows, cols] with `front` zero rows before it and `back` rows of anything behind it. */
-static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, int64_t front, int64_t back)
+/* What surrounds a tensor: zero rows before it and rows of anything behind it. */
+typedef struct surroundings {
+    int64_t front, back;
+    bool keep;
+} surroundings;
+
+static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, surroundings around)
 {
     size_t row;
     size_t before;
     size_t body;
     size_t size;
     bool fits = rows >= 0 && cols >= 0 && ser_mul_size((size_t)cols, sizeof(float), &row) &&
-                ser_mul_size((size_t)front, row, &before) && round_up(before, &before) &&
-                ser_mul_size((size_t)rows + (size_t)back, row, &body) &&
+                ser_mul_size((size_t)around.front, row, &before) && round_up(before, &before) &&
+                ser_mul_size((size_t)rows + (size_t)around.back, row, &body) &&
                 ser_add_size(before, body, &size);
     if (!fits && pass->status == 0) {
         pass->status = ser_fail(SER_ERR_MEMORY,
                                 "out of memory: a tensor of [%lld, %lld] exceeds the address space",
                                 (long long)rows, (long long)cols);
     }
-    char *block = take_bytes(pass, fits ? size : 0);
+    char *block = take_bytes(pass, fits ? size : 0, around.keep);
     if (block == NULL) {
         return (ser_tensor){0};
     }
@@ -121,18 +126,41 @@ static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, int64_t front
 
 ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
 {
-    return take(pass, rows, cols, 0, SLACK_ROWS);
+    return take(pass, rows, cols, (surroundings){.back = SLACK_ROWS});
+}
+
+static ser_tensor take_level(ser_pass *pass, int32_t level, int64_t cols, bool keep)
+{
+    const ser_arch *arch = pass->arch;
+    int64_t rows = pass->geometry.batch * pass->geometry.padded[level];
+    surroundings around = {.back = SLACK_ROWS, .keep = keep};
+    if (level < arch->conv_count) {
+        /* The last output row reads kernel - stride - padding rows beyond the matrix. */
+        around.front = arch->conv_padding[level];
+        around.back += arch->conv_kernel[level];
+    }
+    return take(pass, rows, cols, around);
 }
 
 ser_tensor ser_pass_take_level(ser_pass *pass, int32_t level, int64_t cols)
 {
-    const ser_arch *arch = pass->arch;
-    int64_t rows = pass->geometry.batch * pass->geometry.padded[level];
-    if (level == arch->conv_count) {
-        return ser_pass_take(pass, rows, cols);
-    }
-    /* The last output row reads kernel - stride - padding rows beyond the matrix. */
-    return take(pass, rows, cols, arch->conv_padding[level], arch->conv_kernel[level] + SLACK_ROWS);
+    return take_level(pass, level, cols, false);
+}
+
+bool ser_pass_reaches(const ser_pass *pass, int32_t stage)
+{
+    return pass->tape != NULL && stage >= pass->tape->first;
+}
+
+ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols)
+{
+    return take(pass, rows, cols,
+                (surroundings){.back = SLACK_ROWS, .keep = ser_pass_reaches(pass, stage)});
+}
+
+ser_tensor ser_pass_save_level(ser_pass *pass, int32_t stage, int32_t level, int64_t cols)
+{
+    return take_level(pass, level, cols, ser_pass_reaches(pass, stage));
 }
 
 void ser_pass_give(ser_pass *pass, ser_tensor tensor)
@@ -178,11 +206,9 @@ ser_rows ser_pass_clip_rows(const ser_pass *pass)
     return rows;
 }
 
-ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
-                           int32_t activation)
+void ser_pass_linear_to(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                        int32_t activation, ser_tensor y)
 {
-    int64_t outputs = ser_weight_get_spec(layer->w)->rows;
-    ser_tensor y = ser_pass_take(pass, x.rows, outputs);
     const ser_linear_args args = {
         .x = x,
         .rows = rows,
@@ -194,7 +220,92 @@ ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const se
     if (pass->status == 0) {
         pass->status = ser_linear_fwd(pass->queue, &args);
     }
+}
+
+ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                           int32_t activation)
+{
+    ser_tensor y = ser_pass_take(pass, x.rows, ser_weight_get_spec(layer->w)->rows);
+    ser_pass_linear_to(pass, x, rows, layer, activation, y);
     return y;
+}
+
+void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                              ser_tensor dy, ser_tensor dx)
+{
+    const ser_linear_args args = {
+        .x = x,
+        .rows = rows,
+        .w = layer->w,
+        .dy = dy,
+        .dx = dx,
+        .dw = layer->dw,
+        .dbias = layer->dbias,
+    };
+    if (pass->status == 0) {
+        pass->status = ser_linear_bwd(pass->queue, &args);
+    }
+}
+
+ser_dropout ser_pass_dropout_key(const ser_pass *pass, float p, uint32_t op)
+{
+    return (ser_dropout){.p = p, .op = op, .step = pass->tape->step};
+}
+
+void ser_pass_dropout(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop, ser_tensor y)
+{
+    const ser_dropout_args args = {
+        .x = x,
+        .rows = rows,
+        .activation = drop.activation,
+        .dropout = ser_pass_dropout_key(pass, drop.p, drop.op),
+        .y = y,
+    };
+    bool changes = drop.activation != SER_ACT_NONE || drop.p > 0.0F || x.data != y.data;
+    if (pass->status == 0 && changes) {
+        pass->status = ser_dropout_fwd(pass->queue, &args);
+    }
+}
+
+void ser_pass_dropout_backward(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
+                               ser_tensor dy, ser_tensor dx)
+{
+    const ser_dropout_args args = {
+        .x = x,
+        .rows = rows,
+        .activation = drop.activation,
+        .dropout = ser_pass_dropout_key(pass, drop.p, drop.op),
+        .dy = dy,
+        .dx = dx,
+    };
+    bool changes = drop.activation != SER_ACT_NONE || drop.p > 0.0F || dy.data != dx.data;
+    if (pass->status == 0 && changes) {
+        pass->status = ser_dropout_bwd(pass->queue, &args);
+    }
+}
+
+void ser_pass_add(ser_pass *pass, ser_tensor x, ser_tensor h, ser_rows rows)
+{
+    const ser_residual_norm_args args = {.x = x, .h = h, .rows = rows, .sum = x};
+    if (pass->status == 0) {
+        pass->status = ser_residual_norm_fwd(pass->queue, &args);
+    }
+}
+
+void ser_pass_mask(ser_pass *pass, ser_tensor x, ser_rows rows, const int32_t *time,
+                   int32_t time_spans, const int32_t *channel, int32_t channel_spans)
+{
+    const ser_span_mask_args args = {
+        .x = x,
+        .rows = rows,
+        .time = time,
+        .time_spans = time_spans,
+        .channel = channel,
+        .channel_spans = channel_spans,
+    };
+    if (pass->status == 0 && time_spans + channel_spans > 0) {
+        pass->status = ser_span_mask(pass->queue, &args);
+    }
 }
 
 /* Valid lengths of a clip at every level, into its column of the table. */
@@ -203,11 +314,52 @@ static void set_lengths(ser_pass *pass, int64_t clip)
     int32_t *valid = pass->workspace->valid;
     int64_t batch = pass->geometry.batch;
     int64_t lengths[SER_MAX_CONVS + 1];
-    ser_geometry_lengths(pass->arch, pass->counts[clip], lengths);
-    valid[clip] = (int32_t)pass->counts[clip];
+    ser_geometry_lengths(pass->arch, pass->run->counts[clip], lengths);
+    valid[clip] = (int32_t)pass->run->counts[clip];
     for (int32_t i = 0; i <= pass->arch->conv_count; i++) {
         valid[(1 + i) * batch + clip] = (int32_t)lengths[i];
     }
+}
+
+/* A device copy of host memory that lasts for the pass; NULL stays NULL. */
+static void *bring(ser_pass *pass, const void *host, size_t size)
+{
+    if (host == NULL || size == 0) {
+        return NULL;
+    }
+    void *device = take_bytes(pass, size, true);
+    if (pass->status == 0 && !pass->queue->planning) {
+        pass->status = pass->queue->ops->upload(pass->queue, device, host, size);
+    }
+    return device;
+}
+
+static ser_tensor bring_matrix(ser_pass *pass, const float *host, int64_t rows, int64_t cols)
+{
+    void *device = bring(pass, host, (size_t)(rows * cols) * sizeof(float));
+    return device != NULL ? ser_tensor_f32(device, rows, cols) : (ser_tensor){0};
+}
+
+static const int32_t *bring_spans(ser_pass *pass, ser_spans spans)
+{
+    size_t count = 2 * (size_t)spans.count * (size_t)pass->geometry.batch;
+    return bring(pass, spans.list, count * sizeof(int32_t));
+}
+
+static void bring_input(ser_pass *pass, const ser_training_batch *batch)
+{
+    const ser_arch *arch = pass->arch;
+    int64_t labels =
+        arch->classifier_count > 0 ? arch->classifier_size[arch->classifier_count - 1] : 0;
+    ser_pass_input *input = &pass->input;
+    input->targets = bring_matrix(pass, batch->targets, batch->count, labels);
+    input->mask = bring_matrix(pass, batch->mask, batch->count, labels);
+    input->mel_warp = bring_matrix(pass, batch->mel_warp, batch->count, 1);
+    input->mel_offset = bring_matrix(pass, batch->mel_offset, batch->count, arch->mel.bins);
+    input->mel_time = bring_spans(pass, batch->mel_time);
+    input->mel_channel = bring_spans(pass, batch->mel_channel);
+    input->hidden_time = bring_spans(pass, batch->hidden_time);
+    input->hidden_channel = bring_spans(pass, batch->hidden_channel);
 }
 
 void ser_pass_begin(ser_pass *pass)
@@ -215,17 +367,18 @@ void ser_pass_begin(ser_pass *pass)
     ser_workspace *w = pass->workspace;
     w->arena.count = 0;
     w->arena.peak = 0;
+    w->arena.floor = 0;
     size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
-    pass->valid = take_bytes(pass, count * sizeof(int32_t));
-    if (pass->status != 0 || pass->queue->planning) {
-        return;
+    if (!pass->queue->planning) {
+        for (int64_t b = 0; b < pass->geometry.batch; b++) {
+            set_lengths(pass, b);
+        }
+        w->valid[count - 1] = (int32_t)pass->geometry.batch;
     }
-    for (int64_t b = 0; b < pass->geometry.batch; b++) {
-        set_lengths(pass, b);
+    pass->valid = bring(pass, w->valid, count * sizeof(int32_t));
+    if (pass->run->input != NULL) {
+        bring_input(pass, pass->run->input);
     }
-    w->valid[count - 1] = (int32_t)pass->geometry.batch;
-    pass->status =
-        pass->queue->ops->upload(pass->queue, pass->valid, w->valid, count * sizeof(int32_t));
 }
 
 int ser_workspace_create(const ser_net *net, int64_t max_batch, int64_t max_samples,
@@ -252,7 +405,8 @@ int ser_workspace_create(const ser_net *net, int64_t max_batch, int64_t max_samp
             goto fail;
         }
     }
-    status = ser_workspace_plan(w, max_batch, max_samples);
+    const ser_run first = {.batch = max_batch, .longest = max_samples};
+    status = ser_workspace_plan(w, &first);
     if (status != 0) {
         goto fail;
     }

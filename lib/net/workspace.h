@@ -11,6 +11,7 @@
 
 #include "net/geometry.h"
 #include "net/graph.h"
+#include "net/tape.h"
 
 enum { SER_ARENA_BLOCKS = 32 };
 
@@ -18,27 +19,45 @@ typedef struct ser_arena_block {
     size_t start, end;
 } ser_arena_block;
 
-/* One device allocation, handed out first-fit. */
+/* One device allocation, handed out first-fit. What is kept to the end of the pass is not among the
+ * blocks: everything below `floor` that no block covers is taken for good. */
 typedef struct ser_arena {
     void *memory;
     size_t size;
-    size_t peak; /* end of the highest block since the last reset */
-    ser_arena_block
-        blocks[SER_ARENA_BLOCKS]; /* in use, by address; with `keep` only the last one */
+    size_t peak;                              /* end of the highest block since the last reset */
+    size_t floor;                             /* end of what is kept */
+    ser_arena_block blocks[SER_ARENA_BLOCKS]; /* in use, by address */
     int32_t count;
-    bool keep; /* blocks are never used twice: every stage can be read at the end */
+    bool keep; /* everything is kept: every stage can be read at the end */
 } ser_arena;
 
 struct ser_workspace {
     const ser_net *net;
     ser_queue *queue;
     ser_arena arena;
-    int64_t batch, longest; /* what was planned last; 0: nothing is in place */
+    int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
     int32_t *valid; /* [valid_count]: row 0 samples, row 1 + i level i, then the batch size */
     size_t valid_count;
     bool keep_stages;
     ser_stages stages;
 };
+
+/* What a pass is to do. */
+typedef struct ser_run {
+    int64_t batch, longest;
+    const float *const *samples; /* not read while planning */
+    const int64_t *counts;
+    const ser_training_batch *input; /* NULL: prediction */
+    ser_tape *tape;                  /* NULL: no backward half */
+    bool features_only;              /* stop after the convolutions */
+} ser_run;
+
+/* Device copies of what a training batch brings besides samples; absent where it brings none. */
+typedef struct ser_pass_input {
+    ser_tensor targets, mask;
+    ser_tensor mel_warp, mel_offset;
+    const int32_t *mel_time, *mel_channel, *hidden_time, *hidden_channel;
+} ser_pass_input;
 
 typedef struct ser_pass {
     ser_workspace *workspace;
@@ -46,10 +65,13 @@ typedef struct ser_pass {
     const ser_arch *arch;
     ser_queue *queue;
     ser_geometry geometry;
-    const float *const *samples; /* NULL while planning */
-    const int64_t *counts;
-    int32_t *valid; /* device copy of workspace->valid */
-    int status;     /* first failure */
+    const ser_run *run;
+    ser_tape *tape; /* of the run */
+    ser_pass_input input;
+    ser_tensor dlogits;  /* made by the loss, if there is a tape */
+    ser_tensor mix_dots; /* see ser_layer_mix_args */
+    int32_t *valid;      /* device copy of workspace->valid */
+    int status;          /* first failure */
 } ser_pass;
 
 /* Start a pass: empty the arena, bring the valid lengths to the device. */
@@ -61,7 +83,14 @@ ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols);
 /* The matrix of a level, with the zero rows before it and the slack that its convolution needs. */
 ser_tensor ser_pass_take_level(ser_pass *pass, int32_t level, int64_t cols);
 
-/* The tensor is not read any more. */
+/* The same, but kept to the end of the pass where `stage` needs it in the backward half. */
+ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols);
+ser_tensor ser_pass_save_level(ser_pass *pass, int32_t stage, int32_t level, int64_t cols);
+
+/* Whether the backward half reaches `stage`: something is trained there or below. */
+bool ser_pass_reaches(const ser_pass *pass, int32_t stage);
+
+/* The tensor is not read any more (nothing happens to one that is kept). */
 void ser_pass_give(ser_pass *pass, ser_tensor tensor);
 
 /* Note a stage that a workspace with keep_stages shows. */
@@ -73,9 +102,32 @@ ser_rows ser_pass_level_rows(const ser_pass *pass, int32_t level);
 ser_rows ser_pass_frame_rows(const ser_pass *pass);
 ser_rows ser_pass_clip_rows(const ser_pass *pass);
 
-/* A new y = act(x W^T + b). */
+/* A new y = act(x W^T + b); the same into a tensor that is there; gradients of the latter with
+ * activation NONE, dx absent where it is not wanted. */
 ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
                            int32_t activation);
+void ser_pass_linear_to(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                        int32_t activation, ser_tensor y);
+void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
+                              ser_tensor dy, ser_tensor dx);
+
+/* y = dropout(act(x)), and dx from dy; training passes only. */
+typedef struct ser_drop {
+    int32_t activation;
+    float p;
+    uint32_t op;
+} ser_drop;
+ser_dropout ser_pass_dropout_key(const ser_pass *pass, float p, uint32_t op);
+void ser_pass_dropout(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop, ser_tensor y);
+void ser_pass_dropout_backward(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
+                               ser_tensor dy, ser_tensor dx);
+
+/* x += h on the valid rows. */
+void ser_pass_add(ser_pass *pass, ser_tensor x, ser_tensor h, ser_rows rows);
+
+/* Zeros in spans of x; nothing without a list. */
+void ser_pass_mask(ser_pass *pass, ser_tensor x, ser_rows rows, const int32_t *time,
+                   int32_t time_spans, const int32_t *channel, int32_t channel_spans);
 
 /* The stages of the graph. Each takes over its input and gives its output. */
 ser_tensor ser_features_forward(ser_pass *pass);                  /* [batch * frames, channels] */
@@ -83,7 +135,16 @@ ser_tensor ser_transformer_forward(ser_pass *pass, ser_tensor x); /* [batch * fr
 ser_tensor ser_pooling_forward(ser_pass *pass, ser_tensor x);     /* [batch, hidden] */
 void ser_classifier_forward(ser_pass *pass, ser_tensor x);
 
-/* Make the workspace ready for `batch` clips, the longest of `longest` samples (net.c). */
-int ser_workspace_plan(ser_workspace *workspace, int64_t batch, int64_t longest);
+/* Their backward halves, from the logits down: each takes over the gradient of its output and gives
+ * that of its input, absent once no stage below is reached. */
+ser_tensor ser_classifier_backward(ser_pass *pass, ser_tensor dlogits);
+ser_tensor ser_pooling_backward(ser_pass *pass, ser_tensor dpooled);
+ser_tensor ser_transformer_backward(ser_pass *pass, ser_tensor dhidden);
+void ser_features_backward(ser_pass *pass, ser_tensor dfeatures);
+
+/* The whole of a run (net.c): plan it and make room, or do what was planned. The latter does not
+ * wait. */
+int ser_workspace_plan(ser_workspace *workspace, const ser_run *run);
+int ser_workspace_run(ser_workspace *workspace, const ser_run *run);
 
 #endif

@@ -99,8 +99,10 @@ static void poison(void)
 static const ser_stages *forward(int64_t batch, const float *const *samples, const int64_t *counts)
 {
     const ser_stages *stages = NULL;
-    assert_ok(ser_workspace_plan(workspace, batch,
-                                 counts[0] > counts[batch - 1] ? counts[0] : counts[batch - 1]));
+    const ser_run run = {.batch = batch,
+                         .longest =
+                             counts[0] > counts[batch - 1] ? counts[0] : counts[batch - 1]};
+    assert_ok(ser_workspace_plan(workspace, &run));
     poison();
     assert_ok(ser_net_forward(fixture.net, workspace, batch, samples, counts, &stages));
     return stages;
@@ -160,7 +162,8 @@ START_TEST(a_clip_gives_the_same_bits_alone_and_in_any_batch)
             counts[i] = clip_counts[orders[k][i]];
         }
         const ser_stages *stages = NULL;
-        assert_ok(ser_workspace_plan(workspace, CLIPS, 80000));
+        const ser_run run = {.batch = CLIPS, .longest = 80000};
+        assert_ok(ser_workspace_plan(workspace, &run));
         poison();
         assert_ok(ser_net_forward(fixture.net, workspace, CLIPS, samples, counts, &stages));
         for (int i = 0; i < CLIPS; i++) {

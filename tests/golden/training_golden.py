@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Write *.training.safetensors: gradients of whole networks and the losses of ten AdamW steps.
+
+    python training_golden.py        # needs the models that make_golden.py wrote beside this script
+
+Three clips, each run alone, so that nothing depends on padding; one weighted cross entropy with
+label smoothing over them. All in float64, dropout off; stored as float32.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+
+import ser_mini
+from golden_models import Head, clip
+from make_golden import save_file, wav2vec2_config
+
+HERE = pathlib.Path(__file__).resolve().parent
+LENGTHS = [6000, 9001, 7700]
+STEPS, RATE, DECAY, BETAS, EPS, CLIP = 10, 1e-3, 0.05, (0.9, 0.98), 1e-8, 1.0
+SMOOTHING = 0.1
+
+
+def read_ser(path):
+    """Tensors and config of a model file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        tensors = {name: f.get_tensor(name) for name in f.keys()}
+        return tensors, json.loads(f.metadata()["config"])
+
+
+def attention_pool():
+    tensors, config = read_ser(HERE / "attention_pool.model.safetensors")
+    backbone = wav2vec2_config()
+    backbone._attn_implementation = "eager"
+    model = Head(transformers.Wav2Vec2Model(backbone), config)
+    missing = model.load_state_dict(
+        {
+            name.replace("weight_g", "parametrizations.weight.original0").replace(
+                "weight_v", "parametrizations.weight.original1"
+            ): value
+            for name, value in tensors.items()
+        },
+        strict=False,
+    )
+    assert missing.missing_keys == ["wav2vec2.masked_spec_embed"], missing
+    assert not missing.unexpected_keys
+
+    def logits(x):
+        states = model.wav2vec2(x[None], output_hidden_states=True).hidden_states
+        return model(states, {})[0]
+
+    return model, logits
+
+
+def large():
+    kind = transformers.Wav2Vec2ForSequenceClassification
+    model = kind.from_pretrained(HERE / "large", attn_implementation="eager")
+    model.config.tie_last_hidden_states = True
+    return model, lambda x: model(x[None]).logits[0]
+
+
+def logmel():
+    """Gradients from the samples on, through the fixed analysis, in ser_mini's own code."""
+    model = ser_mini.load(HERE / "logmel.model.safetensors")
+
+    def logits(x):
+        mel = ser_mini.log_mel(x, model.config["features"]["mel"], 16000)
+        return model(mel[None], torch.tensor([mel.shape[0]]))[0]
+
+    return model, logits
+
+
+def own_name(name):
+    """libser's name of a parameter."""
+    name = name.replace("parametrizations.weight.original0", "weight_g")
+    name = name.replace("parametrizations.weight.original1", "weight_v")
+    if name == "layer_weights":
+        return "layer_mix.weight"
+    for ours, theirs in (("classifier.1.", "classifier."), ("classifier.0.", "projector.")):
+        rest = name.removeprefix(theirs)
+        if rest in ("weight", "bias"):
+            return ours + rest
+    return name
+
+
+def decays(name, p):
+    return p.dim() >= 2 and not name.endswith("original0") and not name.endswith("weight_g")
+
+
+def losses_of(logits, clips, labels, weight):
+    rows = torch.stack([logits(x) for x in clips])
+    return F.cross_entropy(rows, labels, weight=weight, label_smoothing=SMOOTHING)
+
+
+def train(model, loss):
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in named if decays(n, p)], "weight_decay": DECAY},
+            {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+        ],
+        lr=RATE,
+        betas=BETAS,
+        eps=EPS,
+    )
+    losses, norms = [], []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_([p for _, p in named], CLIP)))
+        optimizer.step()
+        losses.append(float(value.detach()))
+    return losses, norms
+
+
+def write(name, make):
+    model, logits = make()
+    model.double().eval()
+    for n, p in model.named_parameters():
+        p.requires_grad_(not n.endswith("masked_spec_embed") and ".mel." not in n)
+    inputs = [clip(n, 900 + n) for n in LENGTHS]
+    clips = [torch.from_numpy(x.astype(np.float64)) for x in inputs]
+    with torch.no_grad():
+        classes = logits(clips[0]).numel()
+    labels = torch.tensor([1, 0, classes - 1])
+    weight = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
+
+    def loss():
+        return losses_of(logits, clips, labels, weight)
+
+    loss().backward()
+    tensors = {f"input.{i}": x for i, x in enumerate(inputs)}
+    for n, p in model.named_parameters():
+        if p.requires_grad and p.grad is not None:
+            tensors["grad." + own_name(n)] = p.grad.float().numpy()
+    losses, norms = train(model, loss)
+    tensors["labels"] = labels.float().numpy()
+    tensors["class_weight"] = weight.float().numpy()
+    tensors["losses"] = np.array(losses, np.float32)
+    tensors["norms"] = np.array(norms, np.float32)
+    numbers = {"rate": RATE, "decay": DECAY, "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS}
+    numbers |= {"clip": CLIP, "smoothing": SMOOTHING}
+    save_file(
+        tensors,
+        HERE / f"{name}.training.safetensors",
+        {"torch": torch.__version__, "transformers": transformers.__version__}
+        | {key: repr(value) for key, value in numbers.items()},
+    )
+    print(name, "losses", " ".join(f"{x:.4f}" for x in losses), "norm", f"{norms[0]:.3f}")
+
+
+if __name__ == "__main__":
+    write("attention_pool", attention_pool)
+    write("large", large)
+    write("logmel", logmel)
