@@ -22,7 +22,7 @@ int ser_net_place_derived(ser_net *net)
         return status;
     }
     int64_t freqs = arch->mel.fft / 2 + 1;
-    ser_weight_spec dft = {.rows = 2 * freqs, .cols = arch->mel.frame, .groups = 1};
+    ser_weight_spec dft = {.rows = freqs, .cols = arch->mel.frame / 2, .groups = 2};
     ser_weight_spec mel = {.rows = arch->mel.bins, .cols = freqs, .groups = 1};
     status = net->ops->weight_create(net->context, &dft, &net->dft);
     return status == 0 ? net->ops->weight_create(net->context, &mel, &net->mel) : status;
@@ -91,27 +91,29 @@ static int finish_position(ser_net *net)
     return status;
 }
 
-/* Periodic Hann window times cos and sin of 2 pi f n / fft. */
+/* Periodic Hann window times cos and sin of 2 pi f (n - frame / 2) / fft, for n = 1 .. frame / 2:
+ * by halves of a turn, so that odd frames have a table too. */
 static int finish_dft(ser_net *net)
 {
     const ser_mel_arch *mel = &net->arch.mel;
-    int64_t freqs = mel->fft / 2 + 1;
-    size_t half = (size_t)(freqs * mel->frame);
+    const int64_t freqs = mel->fft / 2 + 1;
+    const int64_t half = mel->frame / 2;
+    const int64_t turn = 2 * (int64_t)mel->fft;
     int status = SER_ERR_MEMORY;
-    float *rows = ser_mem_alloc_raw(2 * half, sizeof *rows);
-    double *circle = ser_mem_alloc_raw((size_t)mel->fft, 2 * sizeof *circle);
+    float *rows = ser_mem_alloc_raw((size_t)(2 * freqs * half), sizeof *rows);
+    double *circle = ser_mem_alloc_raw((size_t)turn, 2 * sizeof *circle);
     if (rows != NULL && circle != NULL) {
-        for (int64_t i = 0; i < mel->fft; i++) {
-            circle[2 * i] = cos(2.0 * pi * (double)i / mel->fft);
-            circle[2 * i + 1] = sin(2.0 * pi * (double)i / mel->fft);
+        for (int64_t i = 0; i < turn; i++) {
+            circle[2 * i] = cos(2.0 * pi * (double)i / (double)turn);
+            circle[2 * i + 1] = sin(2.0 * pi * (double)i / (double)turn);
         }
-        for (int64_t n = 0; n < mel->frame; n++) {
-            double window = 0.5 - 0.5 * cos(2.0 * pi * (double)n / mel->frame);
+        for (int64_t n = 1; n <= half; n++) {
+            const double window = 0.5 - 0.5 * cos(2.0 * pi * (double)n / mel->frame);
             for (int64_t f = 0; f < freqs; f++) {
-                int64_t turn = f * n % mel->fft;
-                float *to = rows + f * mel->frame + n;
-                to[0] = (float)(window * circle[2 * turn]);
-                to[half] = (float)(window * circle[2 * turn + 1]);
+                const int64_t back = f * (mel->frame - 2 * n) % turn; /* of frame / 2 - n samples */
+                float *to = rows + f * half + n - 1;
+                to[0] = (float)(window * circle[2 * back]);
+                to[freqs * half] = (float)(-window * circle[2 * back + 1]);
             }
         }
         status = ser_net_pack(net, net->dft, rows);

@@ -106,6 +106,14 @@ static inline void check_optional_vector(checker *c, const char *name, const ser
     check_f32(c, name, t);
 }
 
+/* Gradients of parameters are f32 in every precision, or absent. */
+static inline void check_gradient(checker *c, const char *name, const ser_tensor *t, int64_t rows,
+                                  int64_t cols)
+{
+    check_optional(c, name, t, rows, cols);
+    check_f32(c, name, t);
+}
+
 static inline void check_weight(checker *c, const char *name, const ser_weight *weight,
                                 int64_t rows, int64_t cols, int64_t groups)
 {

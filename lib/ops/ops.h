@@ -102,8 +102,9 @@ typedef struct ser_log_mel_args {
     ser_rows rows_out; /* frames */
     int32_t frame, hop;
     float floor;
-    const ser_weight
-        *dft; /* [2 * freqs, frame]: window times cos rows, then window times sin rows */
+    /* two groups of [freqs, frame / 2]; column j - 1: the window at sample j times the cosine (group
+     * 0) and sine (group 1) of 2 pi f (j - frame / 2) / fft. See log_mel.c for why half suffices. */
+    const ser_weight *dft;
     const ser_weight *mel; /* [bins, freqs] */
     ser_tensor mean, std;  /* [1, bins] */
     ser_tensor y;          /* [batch * rows_out.padded, bins] */
@@ -358,7 +359,8 @@ typedef struct ser_adamw_args {
     int64_t count;
     const ser_adamw_range *ranges; /* device memory, in order, without gaps, 0 .. count */
     int32_t range_count;
-    float beta1, beta2, eps;
+    double beta1, beta2; /* 1 - beta loses five digits when beta is a float */
+    float eps;
     const ser_step *step; /* device memory */
     const double *sum;    /* of the squares of the whole gradient; device memory */
     int32_t *skipped;     /* device memory */

@@ -132,12 +132,13 @@ START_TEST(mel_matrices_follow_their_formulas)
     const ser_mel_arch *mel = &fixture.net->arch.mel;
     float *dft = unpack(fixture.net->dft);
     const double tau = 6.28318530717958647693;
+    const int half = mel->frame / 2;
     for (int f = 0; f <= mel->fft / 2; f += 37) {
-        for (int n = 0; n < mel->frame; n += 11) {
+        for (int n = 1; n <= half; n += 11) {
             double window = 0.5 - 0.5 * cos(tau * n / mel->frame);
-            double phase = tau * f * n / mel->fft;
-            float c = dft[f * mel->frame + n];
-            float s = dft[(mel->fft / 2 + 1 + f) * mel->frame + n];
+            double phase = tau * f * (n - mel->frame / 2.0) / mel->fft;
+            float c = dft[f * half + n - 1];
+            float s = dft[(mel->fft / 2 + 1 + f) * half + n - 1];
             ck_assert_double_eq_tol((double)c, window * cos(phase), 1e-7);
             ck_assert_double_eq_tol((double)s, window * sin(phase), 1e-7);
         }
@@ -187,6 +188,26 @@ START_TEST(create_refuses_what_the_ops_cannot_do)
 }
 END_TEST
 
+/* The op that folds the group norm holds a patch of the waveform of that length. */
+START_TEST(group_norm_limits_the_first_kernel)
+{
+    ser_net *net = NULL;
+    ser_arch arch = random_arch(NET_BASE);
+    ck_assert_int_eq(arch.conv_norm, SER_NORM_GROUP);
+    arch.conv_kernel[0] = SER_MAX_WAVE_KERNEL + 1;
+    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, &net), SER_ERR_UNSUPPORTED,
+                 "features.conv_kernel: the first is 65, limit 64 with group norm");
+    ck_assert_ptr_null(net);
+    arch.conv_kernel[0] = SER_MAX_WAVE_KERNEL;
+    random_net_create(&arch, &fixture);
+    close_net();
+    arch.conv_kernel[0] = SER_MAX_WAVE_KERNEL + 1;
+    arch.conv_norm = SER_NORM_LAYER;
+    random_net_create(&arch, &fixture);
+    close_net();
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("weights");
@@ -198,6 +219,7 @@ int main(void)
     tcase_add_test(tc, weight_norm_is_folded_per_tap);
     tcase_add_test(tc, mel_matrices_follow_their_formulas);
     tcase_add_test(tc, create_refuses_what_the_ops_cannot_do);
+    tcase_add_test(tc, group_norm_limits_the_first_kernel);
     suite_add_tcase(suite, tc);
     return harness_run(suite);
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "fixture.h"
 
+#include "base/rng.h"
+
 enum { SLACK = 64, MAX_MATRICES = 256, MAX_WEIGHTS = 64 };
 
 ser_context *context;
 ser_queue *queue;
-static float *blocks[MAX_MATRICES];
+static void *blocks[MAX_MATRICES];
 static int block_count;
 static ser_weight *weights[MAX_WEIGHTS];
 static int weight_count;
@@ -114,7 +116,83 @@ float *content(const ser_tensor *x)
     return copy.data;
 }
 
+double *doubles(const ser_tensor *x)
+{
+    const int64_t count = x->rows * x->cols;
+    double *values = ser_mem_alloc((size_t)count, sizeof *values);
+    ck_assert_ptr_nonnull(values);
+    ck_assert_int_lt(block_count, MAX_MATRICES);
+    blocks[block_count++] = values;
+    for (int64_t i = 0; i < count; i++) {
+        values[i] = (double)((const float *)x->data)[i];
+    }
+    return values;
+}
+
+void check_gradient(const char *name, const float *gradient, const float *before,
+                    const double *reference, int64_t count)
+{
+    double scale = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        scale = fmax(scale, fabs(reference[i]));
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const double got = (double)gradient[i] - (before != NULL ? (double)before[i] : 0.0);
+        ck_assert_msg(fabs(got - reference[i]) <= TOLERANCE * fmax(scale, 1e-3),
+                      "%s[%lld] is %.9g, not %.9g", name, (long long)i, got, reference[i]);
+    }
+}
+
+void check_differences(const char *name, double (*loss)(void), double *values, int64_t count,
+                       const float *gradient, const float *before)
+{
+    const double step = 1e-5;
+    double *slopes = ser_mem_alloc((size_t)count, sizeof *slopes);
+    ck_assert_ptr_nonnull(slopes);
+    for (int64_t i = 0; i < count; i++) {
+        const double value = values[i];
+        values[i] = value + step;
+        const double above = loss();
+        values[i] = value - step;
+        slopes[i] = (above - loss()) / (2.0 * step);
+        values[i] = value;
+    }
+    check_gradient(name, gradient, before, slopes, count);
+    ser_mem_free(slopes);
+}
+
+void check_row_differences(const char *name, double (*loss)(void), double *values,
+                           const ser_tensor *dx, const ser_rows *rows, bool zeros)
+{
+    for (int64_t b = 0; b < rows->batch; b++) {
+        const int64_t first = b * rows->padded * dx->cols;
+        const int64_t valid = rows->valid[b] * dx->cols;
+        const float *data = (const float *)dx->data + first;
+        check_differences(name, loss, values + first, valid, data, NULL);
+        for (int64_t i = valid; zeros && i < rows->padded * dx->cols; i++) {
+            ck_assert_msg(data[i] == 0.0F, "%s: padding of clip %d holds %g", name, (int)b,
+                          (double)data[i]);
+        }
+    }
+}
+
 double gelu_reference(double x)
 {
     return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+}
+
+double dropout_factor(const ser_dropout *dropout, uint64_t element)
+{
+    if (dropout->p <= 0.0F) {
+        return 1.0;
+    }
+    uint32_t words[4];
+    ser_rng_block(dropout->step->seed,
+                  ser_rng_stream(SER_RNG_DROPOUT, dropout->op,
+                                 (uint32_t)(dropout->step->number % (1U << 24))),
+                  element / 8, words);
+    const uint32_t word = words[element / 2 % 4];
+    const uint32_t number = element % 2 == 0 ? word & 0xFFFF : word >> 16;
+    const uint32_t threshold = (uint32_t)lround(65536.0 * (double)dropout->p);
+    return number < threshold ? 0.0 : 65536.0 / (65536.0 - threshold);
 }

@@ -48,6 +48,25 @@ float *content(const ser_tensor *x);
 
 double gelu_reference(double x);
 
+/* A matrix's content in double precision, freed with the matrices. */
+double *doubles(const ser_tensor *x);
+
+/* Fails the test unless gradient - before (NULL: 0) is the reference within TOLERANCE of its
+ * largest value. */
+void check_gradient(const char *name, const float *gradient, const float *before,
+                    const double *reference, int64_t count);
+
+/* The same with central differences of the loss by values[0 .. count) as the reference. */
+void check_differences(const char *name, double (*loss)(void), double *values, int64_t count,
+                       const float *gradient, const float *before);
+
+/* The same for the valid rows of dx; with `zeros` the others must be zero. */
+void check_row_differences(const char *name, double (*loss)(void), double *values,
+                           const ser_tensor *dx, const ser_rows *rows, bool zeros);
+
+/* What an element is multiplied with, from base/rng.h as ops.h says. */
+double dropout_factor(const ser_dropout *dropout, uint64_t element);
+
 /* Plan, reserve, then run an op with the shared queue. */
 #define RUN(op, args)                                                                              \
     do {                                                                                           \

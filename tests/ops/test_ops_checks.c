@@ -55,11 +55,6 @@ FAKE_OP(wave_conv)
 FAKE_OP(conv)
 FAKE_OP(linear)
 FAKE_OP(pos_conv)
-FAKE_OP(residual_norm)
-FAKE_OP(attention)
-FAKE_OP(layer_mix)
-FAKE_OP(attn_pool)
-FAKE_OP(cross_entropy)
 
 static const ser_ops fake_ops = {
     .version = SER_OPS_VERSION,
@@ -73,11 +68,6 @@ static const ser_ops fake_ops = {
     .conv_fwd = fake_conv,
     .linear_fwd = fake_linear,
     .pos_conv_fwd = fake_pos_conv,
-    .residual_norm_fwd = fake_residual_norm,
-    .attention_fwd = fake_attention,
-    .layer_mix_fwd = fake_layer_mix,
-    .attn_pool_fwd = fake_attn_pool,
-    .cross_entropy_fwd = fake_cross_entropy,
 };
 
 static ser_queue queue;
@@ -163,7 +153,7 @@ END_TEST
 
 START_TEST(log_mel)
 {
-    w1 = weight(10, 6, 1);
+    w1 = weight(5, 3, 2);
     w2 = weight(3, 5, 1);
     ser_log_mel_args good = {.pcm = tensor(40, 1),
                              .rows_in = rows_of(20),
@@ -177,7 +167,7 @@ START_TEST(log_mel)
                              .std = tensor(1, 3),
                              .y = tensor(8, 3)};
     assert_refused(log_mel, ser_log_mel_args, good, a.frame = 5,
-                   "dft is 1 of [10, 6], not 1 of [10, 5]");
+                   "dft is 2 of [5, 3], not 2 of [5, 2]");
     assert_refused(log_mel, ser_log_mel_args, good, a.hop = 0, "hop is 0");
     assert_refused(log_mel, ser_log_mel_args, good, a.mel = NULL, "dft or mel is absent");
     assert_refused(log_mel, ser_log_mel_args, good, a.pcm.cols = 2, "pcm is [40, 2]");
@@ -255,90 +245,6 @@ START_TEST(pos_conv)
 }
 END_TEST
 
-START_TEST(residual_norm)
-{
-    ser_residual_norm_args good = {.x = tensor(8, 6),
-                                   .h = tensor(8, 6),
-                                   .rows = rows_of(4),
-                                   .gamma = tensor(1, 6),
-                                   .beta = tensor(1, 6),
-                                   .eps = 1e-5F,
-                                   .y = tensor(8, 6)};
-    assert_refused(residual_norm, ser_residual_norm_args, good, a.y.data = NULL,
-                   "neither sum nor y");
-    assert_refused(residual_norm, ser_residual_norm_args, good, a.h.rows = 7, "h is [7, 6]");
-    assert_refused(residual_norm, ser_residual_norm_args, good, a.eps = -1.0F, "eps");
-    assert_refused(residual_norm, ser_residual_norm_args, good, a.beta.cols = 5, "beta is [1, 5]");
-    assert_refused(residual_norm, ser_residual_norm_args, good, a.sum = a.y, "sum and y overlap");
-    assert_ok(ser_residual_norm_fwd(&queue, &good));
-    good.sum = good.h;
-    good.y = good.x;
-    assert_ok(ser_residual_norm_fwd(&queue, &good)); /* in place is allowed here */
-    good.y = (ser_tensor){0};
-    good.gamma = (ser_tensor){0};
-    assert_ok(ser_residual_norm_fwd(&queue, &good)); /* only the sum */
-}
-END_TEST
-
-START_TEST(attention)
-{
-    ser_attention_args good = {
-        .qkv = tensor(8, 18), .rows = rows_of(4), .heads = 2, .scale = 0.5F, .y = tensor(8, 6)};
-    assert_refused(attention, ser_attention_args, good, a.heads = 4, "heads do not divide");
-    assert_refused(attention, ser_attention_args, good, a.heads = 0, "heads is 0");
-    assert_refused(attention, ser_attention_args, good, a.scale = 0.0F, "scale");
-    assert_refused(attention, ser_attention_args, good, a.qkv.cols = 12,
-                   "qkv is [8, 12], not [8, 18]");
-    assert_refused(attention, ser_attention_args, good, a.y.data = memory + 10, "overlap");
-    assert_ok(ser_attention_fwd(&queue, &good));
-}
-END_TEST
-
-START_TEST(layer_mix)
-{
-    ser_layer_mix_args good = {
-        .x = tensor(8, 6), .rows = rows_of(4), .w = tensor(1, 3), .index = 2, .y = tensor(8, 6)};
-    assert_refused(layer_mix, ser_layer_mix_args, good, a.index = 3, "index");
-    assert_refused(layer_mix, ser_layer_mix_args, good, a.index = -1, "index");
-    assert_refused(layer_mix, ser_layer_mix_args, good, a.w.rows = 2, "w is [2, 3], not [1, 3]");
-    assert_refused(layer_mix, ser_layer_mix_args, good, a.y = a.x, "overlap");
-    assert_ok(ser_layer_mix_fwd(&queue, &good));
-}
-END_TEST
-
-START_TEST(attn_pool)
-{
-    ser_attn_pool_args good = {.x = tensor(8, 6),
-                               .u = tensor(8, 5),
-                               .rows = rows_of(4),
-                               .w = tensor(1, 5),
-                               .b = tensor(1, 1),
-                               .alpha = tensor(8, 1),
-                               .y = tensor(2, 6)};
-    assert_refused(attn_pool, ser_attn_pool_args, good, a.alpha.rows = 2, "alpha is [2, 1]");
-    assert_refused(attn_pool, ser_attn_pool_args, good, a.y.rows = 8, "y is [8, 6], not [2, 6]");
-    assert_refused(attn_pool, ser_attn_pool_args, good, a.w.cols = 6, "w is [1, 6], not [1, 5]");
-    assert_refused(attn_pool, ser_attn_pool_args, good, a.u.data = NULL, "u is absent");
-    assert_refused(attn_pool, ser_attn_pool_args, good, a.b.cols = 2, "b is [1, 2]");
-    assert_ok(ser_attn_pool_fwd(&queue, &good));
-    good.w = (ser_tensor){0}; /* the mean */
-    good.b = (ser_tensor){0};
-    assert_ok(ser_attn_pool_fwd(&queue, &good));
-}
-END_TEST
-
-START_TEST(cross_entropy)
-{
-    ser_cross_entropy_args good = {.logits = tensor(2, 8), .probabilities = tensor(2, 8)};
-    assert_refused(cross_entropy, ser_cross_entropy_args, good, a.probabilities.cols = 7,
-                   "probabilities is [2, 7]");
-    assert_refused(cross_entropy, ser_cross_entropy_args, good, a.probabilities = a.logits,
-                   "overlap");
-    assert_refused(cross_entropy, ser_cross_entropy_args, good, a.logits.rows = 0, "logits is 0");
-    assert_ok(ser_cross_entropy_fwd(&queue, &good));
-}
-END_TEST
-
 START_TEST(planning_records_the_largest_need_and_runs_nothing)
 {
     ser_linear_args args = good_linear();
@@ -406,11 +312,6 @@ int main(void)
     tcase_add_test(tc, wave_conv);
     tcase_add_test(tc, conv);
     tcase_add_test(tc, pos_conv);
-    tcase_add_test(tc, residual_norm);
-    tcase_add_test(tc, attention);
-    tcase_add_test(tc, layer_mix);
-    tcase_add_test(tc, attn_pool);
-    tcase_add_test(tc, cross_entropy);
     tcase_add_test(tc, planning_records_the_largest_need_and_runs_nothing);
     tcase_add_test(tc, reserve_grows_never_shrinks_and_survives_failure);
     suite_add_tcase(suite, tc);

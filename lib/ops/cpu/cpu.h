@@ -81,12 +81,47 @@ static inline size_t cpu_round(size_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
+/* The offset of a further piece of `count` values of `size` bytes; *total grows by it. */
+static inline size_t cpu_carve(size_t *total, int64_t count, size_t size)
+{
+    const size_t at = *total;
+    *total += cpu_round((size_t)count * size);
+    return at;
+}
+
+/* Whether row r of a [batch * padded, C] matrix is a real one. */
+static inline bool cpu_row_is_valid(const ser_rows *rows, int64_t r)
+{
+    return r % rows->padded < rows->valid[r / rows->padded];
+}
+
+/* What the kernels need to draw a dropout's mask: `mask`, filled, or NULL where nothing is dropped.
+ */
+const ser_dropout_mask *ser_cpu_dropout_mask(const ser_dropout *dropout, ser_dropout_mask *mask);
+
 /* Write zeros to the invalid rows of y. */
 void ser_cpu_zero_padding(const ser_tensor *y, const ser_rows *rows);
 
-/* In place y = GELU(LayerNorm(y)) on the valid rows, eps 1e-5: the tail of conv and wave_conv. */
-void ser_cpu_norm_gelu_rows(const ser_queue *queue, const ser_tensor *y, const ser_rows *rows,
-                            const ser_tensor *gamma, const ser_tensor *beta);
+/* The tail of conv and wave_conv (conv_tail.c): y = GELU(norm(z)), norm NONE or LAYER, eps 1e-5. */
+typedef struct conv_tail {
+    int32_t norm;
+    const float *gamma, *beta;
+    int64_t channels;
+} conv_tail;
+
+/* On the valid rows; y may be z. */
+void ser_cpu_conv_tail(const ser_queue *queue, const conv_tail *tail, const ser_tensor *z,
+                       const ser_rows *rows, const ser_tensor *y);
+
+/* Backward of one row. */
+typedef struct conv_tail_row {
+    const float *z, *dy;
+    float *normed;         /* [C], room for the normed row; LAYER only */
+    float *dz;             /* not dy */
+    float *dgamma, *dbeta; /* added to, or NULL */
+} conv_tail_row;
+void ser_cpu_conv_tail_bwd(const ser_kernels *kernels, const conv_tail *tail,
+                           const conv_tail_row *row);
 
 /* The ops; what they compute stands in ops/ops.h, how in the file of the same name. */
 int ser_cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);

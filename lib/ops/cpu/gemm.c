@@ -241,9 +241,16 @@ int ser_gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w)
     }
     const ser_kernels *kernels = cpu_queue_of(queue)->kernels;
     const ser_weight_spec *spec = &weight->spec;
-    for (int64_t g = 0; g < spec->groups; g++) {
-        ser_gemm_pack(kernels, w + g * spec->rows * spec->cols, spec->cols, 1, spec->rows,
-                      spec->cols, weight->panels + g * weight->panel_pitch);
+    const int64_t nr = kernels->nr;
+    const int64_t panels = cpu_ceil_div(spec->rows, nr);
+    const double values = (double)(spec->groups * spec->rows * spec->cols);
+    const int threads = cpu_threads_for(queue, values * CPU_NS_PER_VALUE);
+    CPU_PARALLEL_FOR(threads, schedule(static))
+    for (int64_t i = 0; i < spec->groups * panels; i++) {
+        const int64_t row = i % panels * nr;
+        ser_gemm_pack(kernels, w + (i / panels * spec->rows + row) * spec->cols, spec->cols, 1,
+                      cpu_min(nr, spec->rows - row), spec->cols,
+                      weight->panels + i / panels * weight->panel_pitch + row * spec->cols);
     }
     return 0;
 }

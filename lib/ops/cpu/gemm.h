@@ -78,6 +78,63 @@ void ser_gemm_run(const ser_queue *queue, const gemm_call *call);
 size_t ser_gemm_weight_scratch(const ser_queue *queue, const ser_weight *weight);
 int ser_gemm_run_weight(const ser_queue *queue, const ser_weight *weight, gemm_call *call);
 
+/* ---- backward (gemm_backward.c) ---- */
+
+/*
+ * dW += dY^T X: C[i, j] += sum_r a_r[i] b_r[j] over the valid rows r of all entries, in every group.
+ * Rows of B may overlap (ldb < k), as those of a convolution do. The sum runs over the rows in
+ * order, whatever the number of threads.
+ */
+typedef struct gemm_tn_call {
+    const float *a; /* rows of n */
+    int64_t lda, a_pitch, a_group;
+    const float *b; /* rows of k */
+    int64_t ldb, b_pitch, b_group;
+    float *c; /* [n, k], k floats apart */
+    int64_t c_group;
+    int64_t n, k;
+    int64_t groups; /* pitches of groups in floats: x_group */
+    int64_t entries;
+    const int32_t *rows; /* [entries], or NULL: max_rows each */
+    int64_t max_rows;
+} gemm_tn_call;
+
+/* Scratch of one thread in floats; a group's product on the calling thread. */
+int64_t ser_gemm_tn_block_scratch(void);
+void ser_gemm_tn_run_block(const ser_kernels *kernels, const gemm_tn_call *call, float *scratch);
+
+/* On the queue's threads, with ser_gemm_tn_scratch(queue) bytes at the start of its scratch. */
+size_t ser_gemm_tn_scratch(const ser_queue *queue);
+void ser_gemm_tn_run(const ser_queue *queue, const gemm_tn_call *call);
+
+/*
+ * dX = dY W: the weight's columns are `width` wide pieces, one per tap; W^T of `taps` of them, from
+ * `first` on in steps of `step`, one below the other: [width, taps * rows] packed, per group.
+ */
+typedef struct gemm_transpose {
+    const ser_weight *weight;
+    int64_t width;
+    int64_t first, step, taps;
+} gemm_transpose;
+int64_t ser_gemm_transposed_size(const ser_kernels *kernels, const gemm_transpose *t); /* floats */
+/* `plain` has room for the weight's values where ser_gemm_plain_size is not 0, in floats;
+ * ser_gemm_plain fills it once before the first ser_gemm_transpose. */
+int64_t ser_gemm_plain_size(const ser_weight *weight);
+int ser_gemm_plain(ser_queue *queue, const ser_weight *weight, float *plain);
+void ser_gemm_transpose(const ser_queue *queue, const gemm_transpose *t, const float *plain,
+                        float *to);
+
+/* sum[j] += sum_r x_r[j] over the valid rows, in order. */
+typedef struct gemm_columns {
+    const float *x;
+    int64_t ld, pitch, n;
+    int64_t entries;
+    const int32_t *rows; /* [entries] */
+    int64_t max_rows;
+    float *sum;
+} gemm_columns;
+void ser_gemm_sum_columns(const ser_queue *queue, const gemm_columns *columns);
+
 int ser_gemm_weight_create(ser_context *context, const ser_weight_spec *spec, ser_weight **weight);
 void ser_gemm_weight_free(ser_context *context, ser_weight *weight);
 int ser_gemm_weight_set(ser_queue *queue, ser_weight *weight, const float *w);

@@ -113,20 +113,23 @@ static void pack_rows(const float *restrict a, int64_t lda, int64_t m, int64_t k
     }
 }
 
-/* Sum over a row of (x - shift)^power, power 1 or 2. */
-static inline float sum_row(const float *x, float shift, int power, int64_t n)
+static void pack_columns(const float *restrict x, const int64_t *restrict at, int64_t rows,
+                         int64_t n, int64_t width, float *restrict to)
 {
-    vec total = splat(0.0F);
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec v = load(x + i) - shift;
-        total += power == 2 ? v * v : v;
+    if (n == NR && width == NR) {
+        for (int64_t r = 0; r < rows; r++, to += NR) {
+            memcpy(to, x + at[r], NR * sizeof(float));
+        }
+    } else if (n == MR && width == MR) {
+        for (int64_t r = 0; r < rows; r++, to += MR) {
+            memcpy(to, x + at[r], MR * sizeof(float));
+        }
+    } else {
+        for (int64_t r = 0; r < rows; r++, to += width) {
+            memset(to, 0, (size_t)width * sizeof(float));
+            memcpy(to, x + at[r], (size_t)n * sizeof(float));
+        }
     }
-    if (i < n) {
-        vec v = load_part(x + i, n - i, shift) - shift;
-        total += power == 2 ? v * v : v;
-    }
-    return sum_lanes(total);
 }
 
 static void layer_norm(const float *x, const float *gamma, const float *beta, float eps, int64_t n,
@@ -215,6 +218,7 @@ const ser_kernels JOIN(ser_kernels_, SER_ISA) = {
     .nr = NR,
     .gemm_tile = gemm_tile,
     .pack_rows = pack_rows,
+    .pack_columns = pack_columns,
     .bias_act = bias_act,
     .layer_norm = layer_norm,
     .softmax = softmax,

@@ -36,6 +36,10 @@ typedef struct ser_kernels {
     /* to[k][mr] <- rows of a[m][lda], k columns; rows m..mr-1 become zero */
     void (*pack_rows)(const float *a, int64_t lda, int64_t m, int64_t k, float *to);
 
+    /* to[rows][width] <- n <= width floats from x + at[row]; the rest zero. width is mr or nr. */
+    void (*pack_columns)(const float *x, const int64_t *at, int64_t rows, int64_t n, int64_t width,
+                         float *to);
+
     /* y = act(x + bias) over one row; bias may be NULL, x may be y */
     void (*bias_act)(const float *x, const float *bias, int64_t n, int32_t activation, float *y);
 

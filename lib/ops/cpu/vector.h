@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "ops/ops.h"
 
 #define JOIN_(a, b) a##b
@@ -22,6 +26,8 @@ enum { LANES = SER_LANES };
 
 typedef float vec __attribute__((vector_size(SER_LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(SER_LANES * 4)));
+typedef uint64_t lvec __attribute__((vector_size(SER_LANES * 4))); /* half as many lanes */
+typedef double dvec __attribute__((vector_size(SER_LANES * 4)));   /* half as many lanes */
 
 static inline vec load(const float *x)
 {
@@ -81,6 +87,70 @@ static inline void store_part(float *x, vec v, int64_t n)
     memcpy(x, &v, (size_t)n * sizeof(float));
 }
 
+/* Sum over a row of (x - shift)^power, power 1 or 2. */
+static inline float sum_row(const float *x, float shift, int power, int64_t n)
+{
+    vec total = splat(0.0F);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec v = load(x + i) - shift;
+        total += power == 2 ? v * v : v;
+    }
+    if (i < n) {
+        vec v = load_part(x + i, n - i, shift) - shift;
+        total += power == 2 ? v * v : v;
+    }
+    return sum_lanes(total);
+}
+
+/* Square roots, correctly rounded. */
+static inline vec sqrt_vec(vec x)
+{
+#if SER_LANES == 16 && defined(__AVX512F__)
+    return (vec)_mm512_sqrt_ps((__m512)x);
+#elif SER_LANES == 8 && defined(__AVX__)
+    return (vec)_mm256_sqrt_ps((__m256)x);
+#elif SER_LANES == 4 && defined(__SSE2__)
+    return (vec)_mm_sqrt_ps((__m128)x);
+#else
+    for (int i = 0; i < LANES; i++) {
+        x[i] = __builtin_sqrtf(x[i]);
+    }
+    return x;
+#endif
+}
+
+/* 64-bit products of the low halves of the lanes. */
+static inline lvec multiply_low(lvec a, lvec b)
+{
+#if SER_LANES == 16 && defined(__AVX512F__)
+    return (lvec)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+#elif SER_LANES == 8 && defined(__AVX2__)
+    return (lvec)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif SER_LANES == 4 && defined(__SSE2__)
+    return (lvec)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+    return (a & UINT32_MAX) * (b & UINT32_MAX);
+#endif
+}
+
+/* a0, b0, a1, b1 ... */
+static inline void store_interleaved(uint64_t *to, lvec a, lvec b)
+{
+#if SER_LANES == 16
+    lvec low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    lvec high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif SER_LANES == 8
+    lvec low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    lvec high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#else
+    lvec low = __builtin_shufflevector(a, b, 0, 2);
+    lvec high = __builtin_shufflevector(a, b, 1, 3);
+#endif
+    memcpy(to, &low, sizeof low);
+    memcpy(to + LANES / 2, &high, sizeof high);
+}
+
 /*
  * e^x = 2^n e^r with n = round(x / ln 2), r = x - n ln 2 within +-ln 2 / 2; Taylor to degree 6
  * leaves a relative error of 2e-7. Clamped to the range where 2^n is a normal float.
@@ -107,11 +177,10 @@ static inline vec exp_vec(vec x)
 }
 
 /*
- * GELU(x) = x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016, the exact erf
- * form). Phi(x) - 1/2 = x P(x^2) / Q(x^2) on |x| <= 5.6, where it has become 1/2 to f32's last bit;
- * P and Q fitted for least relative error, 6e-8.
+ * Phi(x) - 1/2, Phi the normal distribution function: x P(x^2) / Q(x^2) on |x| <= 5.6, where it has
+ * become 1/2 to f32's last bit; P and Q fitted for least relative error, 6e-8.
  */
-static inline vec gelu_vec(vec x)
+static inline vec half_normal_vec(vec x)
 {
     vec c = min_vec(max_vec(x, splat(-5.6F)), splat(5.6F));
     vec s = c * c;
@@ -127,8 +196,13 @@ static inline vec gelu_vec(vec x)
     q = q * s + 2.911420815e-02F;
     q = q * s + 2.568219814e-01F;
     q = q * s + 1.0F;
-    vec half = min_vec(max_vec(c * p / q, splat(-0.5F)), splat(0.5F));
-    return x * (half + 0.5F);
+    return min_vec(max_vec(c * p / q, splat(-0.5F)), splat(0.5F));
+}
+
+/* GELU(x) = x Phi(x) (Hendrycks & Gimpel 2016, the exact erf form). */
+static inline vec gelu_vec(vec x)
+{
+    return x * (half_normal_vec(x) + 0.5F);
 }
 
 /* tanh(x) = 1 - 2 / (e^2x + 1); absolute error 1e-7 */
