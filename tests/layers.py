@@ -44,6 +44,8 @@ WORDS = [
     ("CUDA", r"(?:cuda|cublas|cudnn|nccl)\w*(?:\.h)?|__global__|__device__", ["lib/ops/cuda/"]),
     ("jansson", r"jansson\.h|json_t|json_(?:load|dump|object|array|string|decref|pack)\w*",
      ["lib/model/", "tools/"]),
+    ("libzip", r"zip\.h|zip_(?:t|open|close|fopen|fread|fclose|stat|source|error|get|name)\w*",
+     ["lib/model/"]),
     ("microphone", r"pulse/\w+\.h|pa_(?:simple|mainloop|context|stream)\w*|asoundlib\.h|snd_pcm\w*",
      ["tools/"]),
 ]
@@ -166,6 +168,8 @@ def self_test():
         ("lib/api/a.c", '#include "predict/predictor.h"', False),
         ("lib/api/a.c", "#include <jansson.h>", True),
         ("lib/model/a.c", "#include <jansson.h>", False),
+        ("lib/model/a.c", "#include <zip.h>\nzip_t *z;", False),
+        ("lib/predict/a.c", "zip_t *z;", True),
         ("lib/model/a.c", "soxr_t s;", True),
         ("lib/model/a.c", "/* soxr_t, printf() */ char *s = \"dnnl_x abort()\"; // sf_open", False),
         ("lib/model/a.c", "printf(\"x\");", True),

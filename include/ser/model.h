@@ -6,6 +6,8 @@
  * A model is one safetensors file (models/FORMAT.md), or a directory as Hugging Face transformers
  * saves it (config.json and model.safetensors or a sharded index) with a finished
  * Wav2Vec2ForSequenceClassification or HubertForSequenceClassification. Both are untrusted input.
+ * Where a directory has no safetensors file, pytorch_model.bin is read, in the zip format of
+ * PyTorch since 1.6, by a reader that executes nothing (a libser without libzip: UNSUPPORTED).
  */
 #ifndef SER_MODEL_H
 #define SER_MODEL_H
@@ -36,8 +38,8 @@ typedef struct ser_model_options {
     int32_t precision;  /**< SER_PRECISION_*; default AUTO */
     int32_t strict;     /**< 1: NaN or infinite weights are an error; 0 (default): a warning */
     uint64_t seed;      /**< of a fresh head (ser_model_create only); default 0 */
-    uint64_t max_header_size; /**< refuse larger safetensors headers; 1..100000000 bytes, default 16
-                                 MiB */
+    uint64_t max_header_size; /**< refuse larger safetensors headers and pickles; 1..100000000
+                                 bytes, default 16 MiB */
     int32_t layer_mix; /**< 1: the fresh head of ser_model_create sees a learned mix of all hidden
                             states; 0 (default): the last one */
     int32_t reserved;  /**< 0 */
@@ -74,8 +76,10 @@ SER_API int ser_model_create(ser_device *device, const char *backbone, const cha
 /**
  * A fresh, untrained model of any architecture. `config` is the name of a built-in one ("ser-mini")
  * or JSON text (models/FORMAT.md, "config"), whose labels, if it has any, are replaced by the
- * `label_count` (2..1000) distinct `labels`. All weights are drawn from `options->seed`. Errors:
- * ARGUMENT, DATA (a config value, with its JSON path and range), MEMORY, DEVICE, BUSY. Since 0.1.
+ * `label_count` (2..1000) distinct `labels`; a training summary is dropped. All weights are drawn from
+ * `options->seed`; `options->layer_mix` 1 asks for that mix whatever the config says. Errors:
+ * ARGUMENT, FORMAT (not JSON), DATA (a config value, with its JSON path and range), MEMORY, DEVICE,
+ * BUSY. Since 0.1.
  */
 SER_API int ser_model_create_from_config(ser_device *device, const char *config,
                                          const char *const *labels, size_t label_count,

@@ -12,6 +12,18 @@
  *     float p[8];                ser_predict(predictor, audio, p, 8);
  *     printf("%s %.2f\n", ser_model_label(model, 0), p[0]);
  *
+ * Training, with clips and labels of one's own (examples/4_train.c):
+ *
+ *     ser_model_create(device, "wav2vec2-base", labels, 4, NULL, &model);
+ *     ser_trainer *trainer;      ser_trainer_create(model, NULL, &trainer);
+ *     for (int64_t i = 0; i < 1000; i++) {
+ *         ser_batch *batch;      ser_batch_create(trainer, clips[i], 8, 0, 1, &batch);
+ *         ser_step_result done = {.struct_size = sizeof done};
+ *         ser_train_step(trainer, batch, &done);
+ *         ser_batch_free(&batch);
+ *     }
+ *     ser_trainer_save_model(trainer, "best.safetensors", 1.0, NULL);
+ *
  * Rules that hold everywhere:
  * - A function that can fail returns int: 0 or a negative SER_ERR_* whose text is in
  *   ser_error_message(). No input makes the library abort, exit or print.
@@ -35,6 +47,7 @@
 #include <ser/device.h>
 #include <ser/model.h>
 #include <ser/predict.h>
+#include <ser/train.h>
 #include <ser/version.h>
 
 #endif

@@ -29,8 +29,8 @@ typedef struct ser_batch ser_batch;
 /** How the learning rate falls after the warm-up. */
 enum {
     SER_SCHEDULE_CONSTANT = 0,
-    SER_SCHEDULE_LINEAR = 1, /**< straight to 0 at the last step */
-    SER_SCHEDULE_COSINE = 2  /**< half a cosine to 0 at the last step */
+    SER_SCHEDULE_LINEAR = 1, /**< straight to 0 at the end of the run */
+    SER_SCHEDULE_COSINE = 2  /**< half a cosine to 0 at the end of the run */
 };
 
 /**
@@ -148,23 +148,25 @@ SER_API void ser_batch_free(ser_batch **batch);
 /**
  * For fresh log-mel models, before the first step: measure mean and deviation of each bin over
  * batches made without augmentation. ser_trainer_observe adds a batch, ser_trainer_settle writes
- * the result into the model. A model on the waveform has nothing to measure (0 is returned). Errors:
- * ARGUMENT (after the first step; settle without a batch), NUMERIC, MEMORY. Since 0.1.
+ * the result into the model; batches with augmentation are made after that. A model on the waveform
+ * has nothing to measure (0 is returned). Errors: ARGUMENT (after the first step; an augmented batch;
+ * settle without a batch), BUSY (after a fork), NUMERIC, MEMORY. Since 0.1.
  */
 SER_API int ser_trainer_observe(ser_trainer *trainer, const ser_batch *batch);
 SER_API int ser_trainer_settle(ser_trainer *trainer);
 
 /**
  * One batch forward and backward, and on every `accumulate`-th call an update. `result` may be
- * NULL. Errors: ARGUMENT (a batch of another trainer, a clip without label or targets), CANCELLED,
- * NUMERIC (max_skipped steps in a row were not finite), MEMORY, DEVICE. Since 0.1.
+ * NULL. A step that is skipped drops what was accumulated for its update. Errors: ARGUMENT (a batch
+ * of another trainer, a clip without label or targets), CANCELLED, NUMERIC (max_skipped steps in a
+ * row were not finite; the text names clips), BUSY (after a fork), MEMORY, DEVICE. Since 0.1.
  */
 SER_API int ser_train_step(ser_trainer *trainer, const ser_batch *batch, ser_step_result *result);
 
 /**
  * Loss and class probabilities of a batch with the weights as they are (see ser_trainer_use_average).
  * `losses` [clips] (0 without label) and `probabilities` [clips, label_count] may be NULL. Nothing
- * is changed. Errors as for ser_train_step. Since 0.1.
+ * is changed. Errors as for ser_train_step; NUMERIC if the network gave NaN or infinity. Since 0.1.
  */
 SER_API int ser_trainer_evaluate(ser_trainer *trainer, const ser_batch *batch, float *losses,
                                  float *probabilities);
@@ -174,7 +176,8 @@ SER_API int ser_trainer_evaluate(ser_trainer *trainer, const ser_batch *batch, f
  * 0.1. */
 SER_API int ser_trainer_use_average(ser_trainer *trainer, int32_t use);
 
-/** Multiply all rates with `factor` (0 or more) from now on, on top of the schedule. Since 0.1. */
+/** Multiply all rates with `factor` (0..1e6) from now on, on top of the schedule, instead of with an
+ * earlier factor. Errors: ARGUMENT. Since 0.1. */
 SER_API int ser_trainer_set_rate(ser_trainer *trainer, double factor);
 
 /** Make the running or next step return CANCELLED, once. Any thread, also a signal handler. Since
@@ -205,14 +208,15 @@ SER_API int ser_trainer_restore(ser_trainer *trainer, const char *path, const ch
 
 /**
  * Write the model as ser_model_save does, with the moving average where there is one. Logits are
- * divided by `temperature` (> 0; 1: as trained), which is folded into the last layer. `training` is
- * JSON text of an object for the config's free-form summary, or NULL. Since 0.1.
+ * divided by `temperature` (0.001..1000; 1: as trained), which is folded into the last layer.
+ * `training` is JSON text of an object (at most 1 MiB) for the config's free-form summary, or NULL: as
+ * it is. Errors: ARGUMENT, IO, MEMORY, DEVICE, BUSY (after a fork). Since 0.1.
  */
 SER_API int ser_trainer_save_model(ser_trainer *trainer, const char *path, double temperature,
                                    const char *training);
 
-/** Give the model back, with the weights as they are, and null the handle; NULL is fine. Batches
- * outlive their trainer only to be freed. Since 0.1. */
+/** Give the model back, with the weights that are in use (ser_trainer_use_average), and null the
+ * handle; NULL is fine. Batches outlive their trainer only to be freed. Since 0.1. */
 SER_API void ser_trainer_free(ser_trainer **trainer);
 
 #ifdef __cplusplus

@@ -44,6 +44,13 @@ static int take_options(const ser_model_options *given, ser_model_options *own)
         return ser_fail(SER_ERR_ARGUMENT, "ser_model_options: strict is %d, must be 0 or 1",
                         own->strict);
     }
+    if (own->layer_mix != 0 && own->layer_mix != 1) {
+        return ser_fail(SER_ERR_ARGUMENT, "ser_model_options: layer_mix is %d, must be 0 or 1",
+                        own->layer_mix);
+    }
+    if (own->reserved != 0) {
+        return ser_fail(SER_ERR_UNSUPPORTED, "ser_model_options: reserved must be 0");
+    }
     if (own->max_header_size < 1 || own->max_header_size > SER_MAX_HEADER) {
         return ser_fail(SER_ERR_ARGUMENT,
                         "ser_model_options: max_header_size is %llu, not within 1..%d",
@@ -143,18 +150,18 @@ int ser_model_load_memory(ser_device *device, const void *data, size_t size,
     return status != 0 ? status : ser_model_open_memory(device, data, size, &own, model);
 }
 
-static int check_label_list(const char *const *labels, size_t count)
+static int check_label_list(const char *function, const char *const *labels, size_t count)
 {
     if (labels == NULL) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_model_create: labels is NULL");
+        return ser_fail(SER_ERR_ARGUMENT, "%s: labels is NULL", function);
     }
     if (count < SER_MIN_LABELS || count > SER_MAX_LABELS) {
-        return ser_fail(SER_ERR_ARGUMENT, "ser_model_create: label_count is %zu, not within %d..%d",
+        return ser_fail(SER_ERR_ARGUMENT, "%s: label_count is %zu, not within %d..%d", function,
                         count, SER_MIN_LABELS, SER_MAX_LABELS);
     }
     for (size_t i = 0; i < count; i++) {
         if (labels[i] == NULL) {
-            return ser_fail(SER_ERR_ARGUMENT, "ser_model_create: labels[%zu] is NULL", i);
+            return ser_fail(SER_ERR_ARGUMENT, "%s: labels[%zu] is NULL", function, i);
         }
     }
     return 0;
@@ -169,7 +176,7 @@ int ser_model_create(ser_device *device, const char *backbone, const char *const
         status = ser_fail(SER_ERR_ARGUMENT, "ser_model_create: backbone is NULL");
     }
     if (status == 0) {
-        status = check_label_list(labels, label_count);
+        status = check_label_list("ser_model_create", labels, label_count);
     }
     if (status == 0) {
         status = take_options(options, &own);
@@ -179,16 +186,40 @@ int ser_model_create(ser_device *device, const char *backbone, const char *const
                : ser_model_from_backbone(device, backbone, labels, label_count, &own, model);
 }
 
+int ser_model_create_from_config(ser_device *device, const char *config, const char *const *labels,
+                                 size_t label_count, const ser_model_options *options,
+                                 ser_model **model)
+{
+    static const char function[] = "ser_model_create_from_config";
+    ser_model_options own;
+    int status = check_handles(function, device, model);
+    if (status == 0 && config == NULL) {
+        status = ser_fail(SER_ERR_ARGUMENT, "%s: config is NULL", function);
+    }
+    if (status == 0) {
+        status = check_label_list(function, labels, label_count);
+    }
+    if (status == 0) {
+        status = take_options(options, &own);
+    }
+    return status != 0 ? status
+                       : ser_model_from_config(device, config, labels, label_count, &own, model);
+}
+
 int ser_model_save(const ser_model *model, const char *path)
 {
     if (model == NULL || path == NULL) {
         return ser_fail(SER_ERR_ARGUMENT, "ser_model_save: %s is NULL",
                         model == NULL ? "model" : "path");
     }
-    if (atomic_load(&model->taken)) {
+    ser_model *shared = (ser_model *)model; /* its count of users alone changes */
+    int status = ser_model_share(shared);
+    if (status != 0) {
         return ser_fail(SER_ERR_BUSY, "ser_model_save: a trainer is changing the model");
     }
-    return ser_model_write(model, path);
+    status = ser_model_write(model, NULL, path);
+    ser_model_unshare(shared);
+    return status;
 }
 
 size_t ser_model_label_count(const ser_model *model)

@@ -48,7 +48,7 @@ void ser_options_give(void *options, size_t size, const void *defaults, size_t d
     memcpy(options, &size, sizeof size);
 }
 
-int ser_result_give(void *result, const void *own, size_t own_size, const char *name)
+int ser_result_check(const void *result, const char *name)
 {
     size_t size;
     if (result == NULL) {
@@ -59,6 +59,17 @@ int ser_result_give(void *result, const void *own, size_t own_size, const char *
         return ser_fail(SER_ERR_ARGUMENT, "%s: set struct_size to sizeof(%s) before the call", name,
                         name);
     }
+    return 0;
+}
+
+int ser_result_give(void *result, const void *own, size_t own_size, const char *name)
+{
+    size_t size;
+    int status = ser_result_check(result, name);
+    if (status != 0) {
+        return status;
+    }
+    memcpy(&size, result, sizeof size);
     memset(result, 0, size);
     memcpy(result, own, smaller(size, own_size));
     memcpy(result, &size, sizeof size);

@@ -16,6 +16,9 @@ int ser_options_take(void *own, size_t own_size, const void *given, const char *
 /* The body of every ser_*_options_init: zero `size` bytes and copy what fits of the defaults. */
 void ser_options_give(void *options, size_t size, const void *defaults, size_t defaults_size);
 
+/* Whether a result struct's size has been set, before work that would be lost. */
+int ser_result_check(const void *result, const char *name);
+
 /* The same for result structs: check the caller's struct_size and copy what fits. */
 int ser_result_give(void *result, const void *own, size_t own_size, const char *name);
 

@@ -104,7 +104,7 @@ int ser_resampler_push(struct ser_resampler *resampler, const double *x, size_t 
             return status;
         }
         done += used;
-        if (used == 0 && produced == 0) {
+        if (used == 0 && produced == 0 && done < count) {
             return ser_fail(SER_ERR_INTERNAL, "libsoxr makes no progress");
         }
     }

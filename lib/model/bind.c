@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/fail.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "model/json.h"
 #include "model/tensors.h"
@@ -150,20 +151,42 @@ static bool matches(const char *name, const char *pattern)
     return strcmp(name, pattern) == 0;
 }
 
-static bool is_extra(const char *name, const ser_naming *naming)
+/* The pattern that lets a tensor be there that no parameter needs; NULL if none does. */
+static const char *find_extra(const char *name, const ser_naming *naming)
 {
+    static const char in_training_only[] = "masked_spec_embed";
     size_t prefix = strlen(naming->prefix);
     if (strncmp(name, naming->prefix, prefix) == 0 &&
-        strcmp(name + prefix, "masked_spec_embed") == 0) {
-        return true; /* used in training only */
+        strcmp(name + prefix, in_training_only) == 0) {
+        return in_training_only;
     }
     for (const char *const *pattern = naming->extras; pattern != NULL && *pattern != NULL;
          pattern++) {
         if (matches(name, *pattern)) {
-            return true;
+            return *pattern;
         }
     }
-    return false;
+    return NULL;
+}
+
+/* What was left aside, by pattern: the tensors come sorted by name, so equals stand together. */
+static void list_skipped(const ser_tensors *tensors, const bool *used, const ser_naming *naming)
+{
+    report skipped = {.used = 0};
+    const char *last = NULL;
+    size_t count = 0;
+    for (size_t i = 0; i < tensors->count; i++) {
+        const char *extra = used[i] ? NULL : find_extra(tensors->list[i].entry->name, naming);
+        if (extra != NULL && extra != last) {
+            note(&skipped, "%s", extra);
+            last = extra;
+        }
+        count += extra != NULL;
+    }
+    if (count > 0) {
+        ser_log(SER_LOG_INFO, "%s: %zu tensors not needed: %s%s", tensors->name, count,
+                skipped.text, skipped.faults > MAX_LISTED ? " ..." : "");
+    }
 }
 
 /* A head that other programs write under the same class name. */
@@ -190,10 +213,13 @@ int ser_tensors_bind(const ser_tensors *tensors, const ser_params *params, const
     }
     for (size_t i = 0; i < tensors->count && status == 0; i++) {
         const char *name = tensors->list[i].entry->name;
-        if (!used[i] && !is_extra(name, naming)) {
+        if (!used[i] && find_extra(name, naming) == NULL) {
             char preview[PREVIEW_SIZE];
             note(&r, "%s is unknown", ser_text_preview(name, preview, sizeof preview));
         }
+    }
+    if (status == 0 && r.faults == 0) {
+        list_skipped(tensors, used, naming);
     }
     ser_mem_free(used);
     if (status == 0 && r.faults > 0) {

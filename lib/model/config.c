@@ -270,7 +270,19 @@ static int keep_training(json_t *object, ser_config *config)
     return 0;
 }
 
-static int read_config(const ser_json *json, ser_config *config)
+/* Labels that replace those of the text. */
+typedef struct label_list {
+    const char *const *names;
+    size_t count;
+} label_list;
+
+static int set_fresh_labels(const label_list *fresh, ser_config *config)
+{
+    return ser_config_set_labels(config, fresh->names, fresh->count, SER_ERR_ARGUMENT,
+                                 "ser_model_create_from_config", "labels");
+}
+
+static int read_config(const ser_json *json, const label_list *fresh, ser_config *config)
 {
     ser_arch *arch = &config->arch;
     json_t *labels = NULL;
@@ -282,7 +294,7 @@ static int read_config(const ser_json *json, ser_config *config)
     json_t *training = NULL;
     int32_t padding = 0;
     const ser_json_field fields[] = {
-        {"labels", SER_JSON_ARRAY, .value = &labels},
+        {"labels", SER_JSON_ARRAY, fresh != NULL ? SER_JSON_OPTIONAL : 0, .value = &labels},
         {"audio", SER_JSON_OBJECT, SER_JSON_OPTIONAL, .value = &audio},
         {"padding", SER_JSON_CHOICE, SER_JSON_OPTIONAL, .choices = padding_names,
          .value = &padding},
@@ -294,7 +306,9 @@ static int read_config(const ser_json *json, ser_config *config)
         {"training", SER_JSON_OBJECT, SER_JSON_OPTIONAL, .value = &training},
     };
     int status = ser_json_read(json, fields, COUNT(fields), true);
-    if (status != 0 || (status = read_labels(json, labels, config)) != 0 ||
+    if (status != 0 ||
+        (status = fresh != NULL ? set_fresh_labels(fresh, config)
+                                : read_labels(json, labels, config)) != 0 ||
         (status = read_audio(json, audio, config)) != 0 ||
         (status = read_features(json, features, arch)) != 0 ||
         (status = read_encoder(json, encoder, arch)) != 0 ||
@@ -303,7 +317,7 @@ static int read_config(const ser_json *json, ser_config *config)
         return status;
     }
     config->pad_as_hf = padding == 1;
-    return keep_training(training, config);
+    return fresh == NULL ? keep_training(training, config) : 0;
 }
 
 /* Sum over all parameters; each is below 2^48 within the limits of config.h. */
@@ -367,7 +381,8 @@ int ser_config_check(const char *name, const ser_config_paths *paths, const ser_
     return status;
 }
 
-int ser_config_parse(const char *name, const char *text, size_t length, ser_config *config)
+static int parse(const char *name, const char *text, size_t length, const label_list *fresh,
+                 ser_config *config)
 {
     static const ser_config_paths paths = {"encoder.hidden_size", "encoder.num_attention_heads",
                                            "encoder.position_groups", "features.conv_stride"};
@@ -379,7 +394,7 @@ int ser_config_parse(const char *name, const char *text, size_t length, ser_conf
     int status = ser_json_parse(name, text, length, SER_JSON_MAX_VALUES, &root);
     if (status == 0) {
         const ser_json json = {name, "", root};
-        status = read_config(&json, config);
+        status = read_config(&json, fresh, config);
     }
     if (status == 0) {
         status = ser_config_check(name, &paths, config);
@@ -389,6 +404,18 @@ int ser_config_parse(const char *name, const char *text, size_t length, ser_conf
         ser_config_clear(config);
     }
     return status;
+}
+
+int ser_config_parse(const char *name, const char *text, size_t length, ser_config *config)
+{
+    return parse(name, text, length, NULL, config);
+}
+
+int ser_config_parse_fresh(const char *name, const char *text, const char *const *labels,
+                           size_t label_count, ser_config *config)
+{
+    const label_list fresh = {labels, label_count};
+    return parse(name, text, strlen(text), &fresh, config);
 }
 
 void ser_config_clear(ser_config *config)

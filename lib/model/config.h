@@ -54,6 +54,11 @@ typedef struct ser_config {
  * *config is zeroed. Free with ser_config_clear. */
 int ser_config_parse(const char *name, const char *text, size_t length, ser_config *config);
 
+/* The same for a model to be made of NUL-terminated `text`: `labels` stand instead of its own, which
+ * it need not have, and there is no training summary. Bad labels give ARGUMENT. */
+int ser_config_parse_fresh(const char *name, const char *text, const char *const *labels,
+                           size_t label_count, ser_config *config);
+
 /* The JSON text of `config`, to be freed with ser_mem_free; NULL on failure. */
 char *ser_config_print(const ser_config *config);
 

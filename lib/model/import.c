@@ -141,19 +141,19 @@ int ser_import_classifier(int directory, const char *path, uint64_t max_header,
 }
 
 /* Attention pooling with a linear score, then hidden_size-256-128-labels. */
-static int add_fresh_head(ser_config *config, const char *const *labels, size_t label_count)
+static int add_fresh_head(ser_config *config, const ser_head *head)
 {
     ser_arch *arch = &config->arch;
-    arch->layer_mix = false;
+    arch->layer_mix = head->layer_mix;
     arch->pooling = SER_POOLING_ATTENTION;
     arch->pooling_hidden = 0;
     arch->classifier_size[0] = 256;
     arch->classifier_size[1] = 128;
-    arch->classifier_size[2] = (int32_t)label_count;
+    arch->classifier_size[2] = (int32_t)head->label_count;
     arch->classifier_count = 3;
     arch->classifier_activation = SER_ACT_RELU;
-    return ser_config_set_labels(config, labels, label_count, SER_ERR_ARGUMENT, "ser_model_create",
-                                 "labels");
+    return ser_config_set_labels(config, head->labels, head->label_count, SER_ERR_ARGUMENT,
+                                 "ser_model_create", "labels");
 }
 
 static void warn_about_asr(const ser_tensors *tensors)
@@ -166,8 +166,8 @@ static void warn_about_asr(const ser_tensors *tensors)
     }
 }
 
-int ser_import_backbone(int directory, const char *path, const char *const *labels,
-                        size_t label_count, uint64_t max_header, ser_package *package)
+int ser_import_backbone(int directory, const char *path, const ser_head *head, uint64_t max_header,
+                        ser_package *package)
 {
     ser_import import;
     int status = read_config(directory, path, false, &import);
@@ -175,7 +175,7 @@ int ser_import_backbone(int directory, const char *path, const char *const *labe
         return status;
     }
     package->config = import.config;
-    status = add_fresh_head(&package->config, labels, label_count);
+    status = add_fresh_head(&package->config, head);
     if (status == 0) {
         status = read_front_end(directory, path, &package->config.front_end);
     }

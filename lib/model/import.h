@@ -23,8 +23,8 @@ int ser_import_classifier(int directory, const char *path, uint64_t max_header,
                           ser_package *package);
 
 /* Any head in the directory is ignored; see ser_model_create(). */
-int ser_import_backbone(int directory, const char *path, const char *const *labels,
-                        size_t label_count, uint64_t max_header, ser_package *package);
+int ser_import_backbone(int directory, const char *path, const ser_head *head, uint64_t max_header,
+                        ser_package *package);
 
 /* What config.json says (import_config.c). */
 typedef struct ser_import {

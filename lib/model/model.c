@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "model/model.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/fail.h"
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/rng.h"
+#include "model/fresh.h"
+#include "model/json.h"
 #include "model/package.h"
 
 /* Weights on their way from the files to the device, one parameter at a time. */
@@ -54,26 +54,13 @@ static int check_values(loader *l, const ser_param *param, const char *tensor, c
     return 0;
 }
 
-/* Uniform within sqrt(6 / (inputs + outputs)) of 0 (Glorot and Bengio 2010); biases are 0. */
-static void draw(const loader *l, const ser_param *param)
-{
-    size_t count = (size_t)ser_param_elements(param);
-    if (param->rank < 2) {
-        memset(l->values, 0, count * sizeof(float));
-        return;
-    }
-    float limit = (float)sqrt(6.0 / (double)(param->shape[0] + param->shape[1]));
-    uint64_t stream = ser_rng_stream(SER_RNG_INIT, (uint32_t)param->role, (uint32_t)param->index);
-    ser_rng_uniform(l->options->seed, stream, 0, -limit, limit, l->values, count);
-}
-
 static int load_param(loader *l, size_t index)
 {
     const ser_param *param = &l->package->params.list[index];
     const ser_tensor_ref *ref = &l->package->bound[index];
-    int status = 0;
+    int status;
     if (ref->entry == NULL) {
-        draw(l, param);
+        status = ser_fresh_values(&l->package->params, index, l->options->seed, l->values);
     } else {
         status = ser_safetensors_read(ref->file, ref->entry, l->values);
         if (status == 0) {
@@ -140,7 +127,7 @@ static int make_model(ser_device *device, const char *path, const ser_model_opti
         return SER_ERR_MEMORY;
     }
     atomic_init(&model->references, 1);
-    atomic_init(&model->taken, false);
+    atomic_init(&model->users, 0);
     model->fork_generation = ser_fork_generation();
     model->device = ser_device_acquire(device);
     model->parameter_count = count_parameters(&package->params);
@@ -211,33 +198,143 @@ int ser_model_from_backbone(ser_device *device, const char *backbone, const char
     if (status != 0) {
         return status;
     }
-    status = ser_package_open_backbone(backbone, labels, label_count, options->max_header_size,
-                                       &package);
+    const ser_head head = {labels, label_count, options->layer_mix != 0};
+    status = ser_package_open_backbone(backbone, &head, options->max_header_size, &package);
     return finish(device, backbone, options, status, &package, model);
 }
 
-static int get_values(const void *user, size_t index, float *values)
+int ser_model_from_config(ser_device *device, const char *config, const char *const *labels,
+                          size_t label_count, const ser_model_options *options, ser_model **model)
 {
-    const ser_model *model = user;
-    return ser_net_get(model->net, index, values);
-}
-
-int ser_model_write(const ser_model *model, const char *path)
-{
-    int status = ser_fork_check(model->fork_generation, "the model");
+    ser_package package;
+    int status = ser_fork_check(device->fork_generation, "the device");
     if (status != 0) {
         return status;
     }
+    const ser_head head = {labels, label_count, options->layer_mix != 0};
+    status = ser_package_make(config, &head, &package);
+    return finish(device, "", options, status, &package, model);
+}
+
+/* --- Writing --- */
+
+/* A training summary is a handful of numbers; the header that holds it must stay readable. */
+enum { MAX_TRAINING = 1 << 20 };
+
+typedef struct values_source {
+    const ser_model *model;
+    double temperature;
+} values_source;
+
+/* softmax(z / T) with z = W h + b is the softmax of (W / T) h + b / T. */
+static int get_values(const void *user, size_t index, float *values)
+{
+    const values_source *source = user;
+    const ser_net *net = source->model->net;
+    const ser_param *param = &ser_net_params(net)->list[index];
+    bool last =
+        (param->role == SER_PARAM_CLASSIFIER_WEIGHT || param->role == SER_PARAM_CLASSIFIER_BIAS) &&
+        param->index == ser_net_arch(net)->classifier_count - 1;
+    int status = ser_net_get(net, index, values);
+    if (status == 0 && last && source->temperature != 1.0) {
+        size_t count = (size_t)ser_param_elements(param);
+        for (size_t i = 0; i < count; i++) {
+            values[i] = (float)((double)values[i] / source->temperature);
+        }
+    }
+    return status;
+}
+
+static int check_training(const char *text)
+{
+    json_t *root = NULL;
+    size_t length = strlen(text);
+    if (length > MAX_TRAINING) {
+        return ser_fail(SER_ERR_ARGUMENT, "training: %zu bytes of JSON, limit %d", length,
+                        MAX_TRAINING);
+    }
+    int status = ser_json_parse("training", text, length, SER_JSON_MAX_VALUES, &root);
+    json_decref(root);
+    return status == 0 || status == SER_ERR_MEMORY
+               ? status
+               : ser_fail_prefix(SER_ERR_ARGUMENT, "ser_trainer_save_model: ");
+}
+
+/* The configuration's text with another training summary. */
+static int print_config(const ser_model *model, const char *training, char **text)
+{
+    int status = check_training(training);
+    char *copy = status == 0 ? ser_mem_strdup(training) : NULL;
+    if (status != 0 || copy == NULL) {
+        return status != 0 ? status : SER_ERR_MEMORY;
+    }
+    ser_config config = model->config; /* borrows all but the summary */
+    config.training = copy;
+    *text = ser_config_print(&config);
+    ser_mem_free(copy);
+    return *text != NULL ? 0 : SER_ERR_MEMORY;
+}
+
+int ser_model_write(const ser_model *model, const ser_model_changes *changes, const char *path)
+{
+    char *own_text = NULL;
+    int status = ser_fork_check(model->fork_generation, "the model");
+    if (status == 0 && changes != NULL && changes->training != NULL) {
+        status = print_config(model, changes->training, &own_text);
+    }
+    if (status != 0) {
+        return status;
+    }
+    const values_source values = {model, changes != NULL ? changes->temperature : 1.0};
     const char *const metadata[][2] = {
-        {"format", "ser"}, {"version", "1"}, {"config", model->config_text}};
+        {"format", "ser"},
+        {"version", "1"},
+        {"config", own_text != NULL ? own_text : model->config_text}};
     const ser_tensor_source source = {
         .params = ser_net_params(model->net),
         .metadata = metadata,
         .metadata_count = sizeof metadata / sizeof metadata[0],
         .get = get_values,
-        .user = model,
+        .user = &values,
     };
-    return ser_safetensors_write(path, &source);
+    status = ser_safetensors_write(path, &source);
+    ser_mem_free(own_text);
+    return status;
+}
+
+/* --- Users --- */
+
+int ser_model_share(ser_model *model)
+{
+    int users = atomic_load(&model->users);
+    do {
+        if (users < 0) {
+            return ser_fail(SER_ERR_BUSY, "the model is being trained");
+        }
+    } while (!atomic_compare_exchange_weak(&model->users, &users, users + 1));
+    return 0;
+}
+
+void ser_model_unshare(ser_model *model)
+{
+    atomic_fetch_sub(&model->users, 1);
+}
+
+int ser_model_take(ser_model *model)
+{
+    int users = 0;
+    if (!atomic_compare_exchange_strong(&model->users, &users, -1)) {
+        return users < 0 ? ser_fail(SER_ERR_BUSY, "the model is being trained")
+                         : ser_fail(SER_ERR_BUSY,
+                                    "the model is in use by %d predictor%s; free them first", users,
+                                    users == 1 ? "" : "s");
+    }
+    return 0;
+}
+
+void ser_model_give_back(ser_model *model)
+{
+    atomic_store(&model->users, 0);
 }
 
 void ser_model_acquire(ser_model *model)

@@ -7,6 +7,7 @@
 
 #include "base/fail.h"
 #include "base/mem.h"
+#include "model/archs.h"
 #include "model/import.h"
 #include "model/json.h"
 
@@ -125,8 +126,8 @@ int ser_package_open_memory(const void *data, size_t size, uint64_t max_header,
     return finish(status, package);
 }
 
-int ser_package_open_backbone(const char *path, const char *const *labels, size_t label_count,
-                              uint64_t max_header, ser_package *package)
+int ser_package_open_backbone(const char *path, const ser_head *head, uint64_t max_header,
+                              ser_package *package)
 {
     ser_file file;
     int directory;
@@ -137,8 +138,34 @@ int ser_package_open_backbone(const char *path, const char *const *labels, size_
         status = ser_fail(SER_ERR_FORMAT,
                           "%s: a backbone is a transformers directory, this is a file", path);
     } else if (status == 0) {
-        status = ser_import_backbone(directory, path, labels, label_count, max_header, package);
+        status = ser_import_backbone(directory, path, head, max_header, package);
         (void)close(directory);
+    }
+    return finish(status, package);
+}
+
+int ser_package_make(const char *config, const ser_head *head, ser_package *package)
+{
+    const char *builtin = ser_builtin_config(config);
+    const char *name = builtin != NULL ? config : "config";
+    *package = (ser_package){.params = {.list = NULL}};
+    if (builtin == NULL && config[strspn(config, " \t\r\n")] != '{') {
+        char preview[PREVIEW_SIZE];
+        return ser_fail(SER_ERR_ARGUMENT,
+                        "ser_model_create_from_config: config is \"%s\", neither JSON text nor a "
+                        "built-in one (%s)",
+                        ser_text_preview(config, preview, sizeof preview), ser_builtin_names());
+    }
+    const char *text = builtin != NULL ? builtin : config;
+    int status =
+        ser_config_parse_fresh(name, text, head->labels, head->label_count, &package->config);
+    if (status == 0) {
+        package->config.arch.layer_mix = package->config.arch.layer_mix || head->layer_mix;
+        status = ser_params_plan(&package->config.arch, &package->params);
+    }
+    if (status == 0) {
+        package->bound = ser_mem_alloc(package->params.count, sizeof package->bound[0]);
+        status = package->bound != NULL ? 0 : SER_ERR_MEMORY;
     }
     return finish(status, package);
 }

@@ -6,6 +6,7 @@
 #ifndef SER_MODEL_PACKAGE_H
 #define SER_MODEL_PACKAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,13 @@ typedef struct ser_package {
     ser_tensor_ref *bound; /* [params.count]; entry NULL: the parameter is to be drawn */
 } ser_package;
 
+/* The fresh head of a backbone. */
+typedef struct ser_head {
+    const char *const *labels;
+    size_t label_count;
+    bool layer_mix;
+} ser_head;
+
 /* A model file, or a transformers directory with a finished classifier. On failure *package is
  * empty. */
 int ser_package_open(const char *path, uint64_t max_header, ser_package *package);
@@ -28,10 +36,12 @@ int ser_package_open(const char *path, uint64_t max_header, ser_package *package
 int ser_package_open_memory(const void *data, size_t size, uint64_t max_header,
                             ser_package *package);
 
-/* The backbone of a transformers directory below a fresh head for `labels`; bad labels give
- * ARGUMENT. */
-int ser_package_open_backbone(const char *path, const char *const *labels, size_t label_count,
-                              uint64_t max_header, ser_package *package);
+/* The backbone of a transformers directory below a fresh head; bad labels give ARGUMENT. */
+int ser_package_open_backbone(const char *path, const ser_head *head, uint64_t max_header,
+                              ser_package *package);
+
+/* A configuration whose parameters are all to be drawn: see ser_model_create_from_config(). */
+int ser_package_make(const char *config, const ser_head *head, ser_package *package);
 
 void ser_package_clear(ser_package *package);
 

@@ -9,6 +9,7 @@
 #include "base/fail.h"
 #include "base/mem.h"
 #include "model/json.h"
+#include "model/strided.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "safetensors files are little-endian, and this reader does not swap bytes"
@@ -394,12 +395,11 @@ int ser_safetensors_read(const ser_safetensors *safetensors, const ser_tensor_en
                         ser_text_preview(entry->name, preview, sizeof preview), entry->dtype);
     }
     size_t size = (size_t)entry->size;
-    if (strcmp(entry->dtype, "F32") == 0) {
-        return ser_file_read(&safetensors->file, entry->offset, values, size);
-    }
-    int status =
-        ser_file_read(&safetensors->file, entry->offset, (unsigned char *)values + size, size);
-    if (status == 0) {
+    bool is_wide = strcmp(entry->dtype, "F32") == 0;
+    unsigned char *raw = (unsigned char *)values + (is_wide ? 0 : size);
+    int status = entry->strided ? ser_strided_read(&safetensors->file, entry, raw)
+                                : ser_file_read(&safetensors->file, entry->offset, raw, size);
+    if (status == 0 && !is_wide) {
         widen(values, entry->elements, strcmp(entry->dtype, "F16") == 0);
     }
     return status;

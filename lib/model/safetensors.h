@@ -32,9 +32,12 @@ typedef struct ser_tensor_entry {
     uint64_t shape[SER_MAX_RANK];
     uint64_t elements;
     uint64_t offset; /* of the first byte, in the file */
-    uint64_t size;   /* bytes */
+    uint64_t size;   /* bytes of all elements */
+    bool strided; /* element i lies sum(i[d] * stride[d]) elements behind the first (strided.h) */
+    uint64_t stride[SER_MAX_RANK];
 } ser_tensor_entry;
 
+/* An open file of tensors: what torch_bin.c makes of a PyTorch archive, too. */
 typedef struct ser_safetensors {
     ser_file file;
     ser_tensor_entry *list; /* sorted by name */

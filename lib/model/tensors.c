@@ -7,10 +7,20 @@
 #include "base/fail.h"
 #include "base/mem.h"
 #include "model/json.h"
+#include "model/torch_bin.h"
 
 enum { MAX_FILE_NAME = 256, PREVIEW_SIZE = 100 };
 
-static const char *const index_name = "model.safetensors.index.json";
+/* How the tensors of a directory may lie there; the first that is there is it. */
+typedef struct layout {
+    const char *single, *index; /* one file, or the list of several */
+    int (*open)(ser_file *file, uint64_t max_header, ser_safetensors *tensors);
+} layout;
+
+static const layout layouts[] = {
+    {"model.safetensors", "model.safetensors.index.json", ser_safetensors_open},
+    {"pytorch_model.bin", "pytorch_model.bin.index.json", ser_torch_bin_open},
+};
 
 static int by_name(const void *a, const void *b)
 {
@@ -47,7 +57,8 @@ static int collect(ser_tensors *tensors)
     return 0;
 }
 
-static int open_first(ser_tensors *tensors, const char *name, ser_file *file, uint64_t max_header)
+static int open_first(ser_tensors *tensors, const char *name, const layout *kind, ser_file *file,
+                      uint64_t max_header)
 {
     tensors->name = ser_mem_strdup(name);
     tensors->files = ser_mem_alloc(1, sizeof tensors->files[0]);
@@ -55,7 +66,7 @@ static int open_first(ser_tensors *tensors, const char *name, ser_file *file, ui
         ser_file_close(file);
         return SER_ERR_MEMORY;
     }
-    int status = ser_safetensors_open(file, max_header, &tensors->files[0]);
+    int status = kind->open(file, max_header, &tensors->files[0]);
     if (status == 0) {
         tensors->file_count = 1;
         status = collect(tensors);
@@ -71,7 +82,7 @@ int ser_tensors_open(ser_file *file, uint64_t max_header, ser_tensors *tensors)
         ser_file_close(file);
         return SER_ERR_MEMORY;
     }
-    int status = open_first(tensors, name, file, max_header);
+    int status = open_first(tensors, name, &layouts[0], file, max_header);
     ser_mem_free(name);
     if (status != 0) {
         ser_tensors_close(tensors);
@@ -100,6 +111,7 @@ typedef struct shard_context {
     int directory;
     const char *path;
     uint64_t max_header;
+    const layout *layout;
     const char *names[SER_MAX_SHARDS]; /* borrowed from the index */
 } shard_context;
 
@@ -108,18 +120,19 @@ static int open_shard(ser_tensors *tensors, shard_context *context, const char *
     char preview[PREVIEW_SIZE];
     if (!is_plain_name(name)) {
         return ser_fail(SER_ERR_FORMAT, "%s/%s: shard \"%s\" is not a plain file name",
-                        context->path, index_name, ser_text_preview(name, preview, sizeof preview));
+                        context->path, context->layout->index,
+                        ser_text_preview(name, preview, sizeof preview));
     }
     if (tensors->file_count == SER_MAX_SHARDS) {
-        return ser_fail(SER_ERR_CAPACITY, "%s/%s: more than %d shards", context->path, index_name,
-                        SER_MAX_SHARDS);
+        return ser_fail(SER_ERR_CAPACITY, "%s/%s: more than %d shards", context->path,
+                        context->layout->index, SER_MAX_SHARDS);
     }
     ser_file file;
     int status =
         ser_file_open_at(context->directory, context->path, name, SER_FILE_NO_SYMLINK, &file);
     if (status == 0) {
         status =
-            ser_safetensors_open(&file, context->max_header, &tensors->files[tensors->file_count]);
+            context->layout->open(&file, context->max_header, &tensors->files[tensors->file_count]);
     }
     if (status == 0) {
         context->names[tensors->file_count++] = name;
@@ -135,7 +148,7 @@ static int check_mapping(ser_tensors *tensors, shard_context *context, const cha
     const char *name = json_string_value(value);
     if (name == NULL) {
         return ser_fail(SER_ERR_FORMAT, "%s/%s: weight_map.%s must be a text", context->path,
-                        index_name, ser_text_preview(tensor, preview, sizeof preview));
+                        context->layout->index, ser_text_preview(tensor, preview, sizeof preview));
     }
     int shard = find_shard(tensors, context->names, name);
     if (shard < 0) {
@@ -147,7 +160,7 @@ static int check_mapping(ser_tensors *tensors, shard_context *context, const cha
     }
     if (ser_safetensors_find(&tensors->files[shard], tensor) == NULL) {
         return ser_fail(SER_ERR_FORMAT, "%s/%s: tensor \"%s\" is not in its shard, %s",
-                        context->path, index_name,
+                        context->path, context->layout->index,
                         ser_text_preview(tensor, preview, sizeof preview), name);
     }
     return 0;
@@ -158,7 +171,7 @@ static int open_shards(ser_tensors *tensors, shard_context *context, json_t *roo
     json_t *map = json_object_get(root, "weight_map");
     if (!json_is_object(map) || json_object_size(map) == 0) {
         return ser_fail(SER_ERR_FORMAT, "%s/%s: weight_map must be an object that names shards",
-                        context->path, index_name);
+                        context->path, context->layout->index);
     }
     for (void *at = json_object_iter(map); at != NULL; at = json_object_iter_next(map, at)) {
         int status =
@@ -170,7 +183,8 @@ static int open_shards(ser_tensors *tensors, shard_context *context, json_t *roo
     int status = collect(tensors);
     if (status == 0 && tensors->count != json_object_size(map)) {
         return ser_fail(SER_ERR_FORMAT, "%s/%s: names %zu tensors, but the shards hold %zu",
-                        context->path, index_name, json_object_size(map), tensors->count);
+                        context->path, context->layout->index, json_object_size(map),
+                        tensors->count);
     }
     return status;
 }
@@ -197,46 +211,42 @@ static int open_index(ser_tensors *tensors, shard_context *context, const ser_fi
     return status;
 }
 
-/* Neither one file nor shards: say what there is instead. */
-static int no_tensors(int directory, const char *path)
+/* *found: whether the directory has tensors in this layout. */
+static int open_layout(ser_tensors *tensors, shard_context *context, bool *found)
 {
-    ser_file pickle;
-    int status = ser_file_open_at(directory, path, "pytorch_model.bin", SER_FILE_OPTIONAL, &pickle);
-    bool found = status != 0 || ser_file_is_open(&pickle);
-    ser_file_close(&pickle);
-    if (found) {
-        return ser_fail(
-            SER_ERR_UNSUPPORTED,
-            "%s: only a pickled pytorch_model.bin, which is not read; convert it once in "
-            "Python: safetensors.torch.save_file(torch.load('pytorch_model.bin', "
-            "weights_only=True), 'model.safetensors')",
-            path);
+    ser_file file;
+    int status = ser_file_open_at(context->directory, context->path, context->layout->single,
+                                  SER_FILE_OPTIONAL, &file);
+    *found = status != 0 || ser_file_is_open(&file);
+    if (*found) {
+        return status != 0 ? status
+                           : open_first(tensors, context->path, context->layout, &file,
+                                        context->max_header);
     }
-    return ser_fail(SER_ERR_IO, "%s: neither model.safetensors nor %s", path, index_name);
+    status = ser_file_open_at(context->directory, context->path, context->layout->index,
+                              SER_FILE_OPTIONAL, &file);
+    *found = status != 0 || ser_file_is_open(&file);
+    if (status == 0 && *found) {
+        status = open_index(tensors, context, &file);
+        ser_file_close(&file);
+    }
+    return status;
 }
 
 static int open_directory(ser_tensors *tensors, shard_context *context)
 {
-    ser_file file;
-    int status = ser_file_open_at(context->directory, context->path, "model.safetensors",
-                                  SER_FILE_OPTIONAL, &file);
-    if (status != 0) {
-        return status;
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
+        bool found;
+        context->layout = &layouts[i];
+        int status = open_layout(tensors, context, &found);
+        if (status != 0 || found) {
+            return status;
+        }
     }
-    if (ser_file_is_open(&file)) {
-        return open_first(tensors, context->path, &file, context->max_header);
-    }
-    status =
-        ser_file_open_at(context->directory, context->path, index_name, SER_FILE_OPTIONAL, &file);
-    if (status != 0) {
-        return status;
-    }
-    if (!ser_file_is_open(&file)) {
-        return no_tensors(context->directory, context->path);
-    }
-    status = open_index(tensors, context, &file);
-    ser_file_close(&file);
-    return status;
+    return ser_fail(SER_ERR_IO,
+                    "%s: neither model.safetensors nor pytorch_model.bin, nor the "
+                    "index of either",
+                    context->path);
 }
 
 int ser_tensors_open_directory(int directory, const char *path, uint64_t max_header,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The tensors of one model, in one or several safetensors files, and their match with a network. */
+/* The tensors of one model, in one or several files, and their match with a network. */
 #ifndef SER_MODEL_TENSORS_H
 #define SER_MODEL_TENSORS_H
 
@@ -28,7 +28,8 @@ typedef struct ser_tensors {
 int ser_tensors_open(ser_file *file, uint64_t max_header, ser_tensors *tensors);
 
 /* A transformers directory: model.safetensors, or the shards that model.safetensors.index.json
- * names, which must be plain files in the same directory. */
+ * names, which must be plain files in the same directory; where neither is there, the same of
+ * pytorch_model.bin. */
 int ser_tensors_open_directory(int directory, const char *path, uint64_t max_header,
                                ser_tensors *tensors);
 

@@ -135,9 +135,6 @@ static int check_model(const ser_model *model)
     if (model->config.arch.classifier_count < 1) {
         return ser_fail(SER_ERR_UNSUPPORTED, "the model is a bare backbone: it has no classifier");
     }
-    if (atomic_load(&model->taken)) {
-        return ser_fail(SER_ERR_BUSY, "the model is being trained");
-    }
     return ser_fork_check(model->fork_generation, "the model");
 }
 
@@ -154,8 +151,10 @@ int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
         return status;
     }
     ser_predictor *p = ser_mem_alloc(1, sizeof *p);
-    if (p == NULL) {
-        return SER_ERR_MEMORY;
+    status = p != NULL ? ser_model_share(model) : SER_ERR_MEMORY;
+    if (status != 0) {
+        ser_mem_free(p);
+        return status;
     }
     ser_model_acquire(model);
     p->model = model;
@@ -183,6 +182,7 @@ void ser_predictor_destroy(ser_predictor *predictor)
         return;
     }
     ser_workspace_free(predictor->workspace);
+    ser_model_unshare(predictor->model);
     ser_model_release(predictor->model);
     clear_results(&predictor->last);
     clear_results(&predictor->next);

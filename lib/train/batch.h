@@ -16,6 +16,9 @@ typedef struct ser_batch_source {
     const ser_config *config; /* of the model */
     ser_trainer_options options;
     const float *class_weights; /* [labels] or NULL */
+    /* [bins] of the net (SER_PARAM_MEL_STD), kept up to date by the trainer, in whose units
+       mel_offset is; NULL: all 1. Not read where the model has no log-mels. */
+    const float *mel_std;
 } ser_batch_source;
 
 struct ser_batch {

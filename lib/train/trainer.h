@@ -14,7 +14,10 @@
 #include "net/training.h"
 #include "train/batch.h"
 
+enum { SER_NAMED_CLIPS = 8 }; /* that a message lists */
+
 struct ser_feature_cache;
+struct ser_levels;
 
 struct ser_trainer {
     ser_model *model; /* taken exclusively */
@@ -32,10 +35,33 @@ struct ser_trainer {
     bool uses_average;
     char *note;        /* of the last restore, or NULL */
     double weight_sum; /* of the clips accumulated so far */
+
+    uint64_t bad_clips[SER_NAMED_CLIPS]; /* of the skipped steps in a row, the latest */
+    int32_t bad_clip_count;
+    struct ser_levels *levels; /* what was observed and not yet settled, or NULL */
+    float *mel_std;            /* [bins] of the net, for ser_batch_source; NULL: no log-mels */
 };
 
 int ser_trainer_make(ser_model *model, const ser_trainer_options *options, ser_trainer **trainer);
 void ser_trainer_release(ser_trainer *trainer);
+
+/* The batch's side of a trainer; borrowed from it. */
+ser_batch_source ser_trainer_source(const ser_trainer *trainer);
+
+/* step.c; a failure leaves `result` alone. Arrays may be NULL. */
+int ser_trainer_step_batch(ser_trainer *trainer, const ser_batch *batch, ser_step_result *result);
+int ser_trainer_evaluate_batch(ser_trainer *trainer, const ser_batch *batch, float *losses,
+                               float *probabilities);
+
+int ser_trainer_observe_batch(ser_trainer *trainer, const ser_batch *batch);
+int ser_trainer_settle_levels(ser_trainer *trainer);
+int ser_trainer_choose_average(ser_trainer *trainer, bool use);
+
+/* These see to it that weights and average are where they belong, whichever is in use. */
+int ser_trainer_write_checkpoint(ser_trainer *trainer, const char *path, const char *note);
+int ser_trainer_read_checkpoint(ser_trainer *trainer, const char *path);
+int ser_trainer_write_model(ser_trainer *trainer, const char *path,
+                            const ser_model_changes *changes);
 
 /* checkpoint.c */
 int ser_checkpoint_write(ser_trainer *trainer, const char *path, const char *note);

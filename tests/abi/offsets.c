@@ -46,7 +46,9 @@ AT(ser_model_options, precision, 8);
 AT(ser_model_options, strict, 12);
 AT(ser_model_options, seed, 16);
 AT(ser_model_options, max_header_size, 24);
-SIZE(ser_model_options, 32);
+AT(ser_model_options, layer_mix, 32);
+AT(ser_model_options, reserved, 36);
+SIZE(ser_model_options, 40);
 
 AT(ser_predictor_options, struct_size, 0);
 AT(ser_predictor_options, max_batch, 8);
@@ -69,6 +71,85 @@ AT(ser_prediction, embedding_count, 80);
 AT(ser_prediction, flags, 88);
 AT(ser_prediction, reserved, 92);
 SIZE(ser_prediction, 96);
+
+AT(ser_augment_options, struct_size, 0);
+AT(ser_augment_options, speed_probability, 8);
+AT(ser_augment_options, speed, 12);
+AT(ser_augment_options, gain_db, 16);
+AT(ser_augment_options, noise_probability, 20);
+AT(ser_augment_options, noise_snr_low, 24);
+AT(ser_augment_options, noise_snr_high, 28);
+AT(ser_augment_options, silence_probability, 32);
+AT(ser_augment_options, silence, 36);
+AT(ser_augment_options, crop_probability, 40);
+AT(ser_augment_options, crop, 44);
+AT(ser_augment_options, lowpass_probability, 48);
+AT(ser_augment_options, lowpass_low, 52);
+AT(ser_augment_options, max_seconds, 56);
+AT(ser_augment_options, mel_warp, 60);
+AT(ser_augment_options, mel_tilt, 64);
+AT(ser_augment_options, mel_ripple, 68);
+AT(ser_augment_options, mel_channel_spans, 72);
+AT(ser_augment_options, mel_channel_width, 76);
+AT(ser_augment_options, mel_time_spans, 80);
+AT(ser_augment_options, mel_time_width, 84);
+SIZE(ser_augment_options, 88);
+
+AT(ser_trainer_options, struct_size, 0);
+AT(ser_trainer_options, seed, 8);
+AT(ser_trainer_options, steps, 16);
+AT(ser_trainer_options, warmup_steps, 24);
+AT(ser_trainer_options, schedule, 32);
+AT(ser_trainer_options, accumulate, 36);
+AT(ser_trainer_options, rate, 40);
+AT(ser_trainer_options, head_rate, 44);
+AT(ser_trainer_options, layer_decay, 48);
+AT(ser_trainer_options, weight_decay, 52);
+AT(ser_trainer_options, beta1, 56);
+AT(ser_trainer_options, beta2, 60);
+AT(ser_trainer_options, eps, 64);
+AT(ser_trainer_options, clip_norm, 68);
+AT(ser_trainer_options, average, 72);
+AT(ser_trainer_options, label_smoothing, 76);
+AT(ser_trainer_options, class_weights, 80);
+AT(ser_trainer_options, projection_dropout, 88);
+AT(ser_trainer_options, hidden_dropout, 92);
+AT(ser_trainer_options, attention_dropout, 96);
+AT(ser_trainer_options, activation_dropout, 100);
+AT(ser_trainer_options, classifier_dropout, 104);
+AT(ser_trainer_options, layer_drop, 108);
+AT(ser_trainer_options, mask_time_probability, 112);
+AT(ser_trainer_options, mask_time_length, 116);
+AT(ser_trainer_options, mask_channel_probability, 120);
+AT(ser_trainer_options, mask_channel_length, 124);
+AT(ser_trainer_options, freeze_features, 128);
+AT(ser_trainer_options, freeze_layers, 132);
+AT(ser_trainer_options, freeze, 136);
+AT(ser_trainer_options, cache_bytes, 144);
+AT(ser_trainer_options, max_skipped, 152);
+AT(ser_trainer_options, augment, 160);
+SIZE(ser_trainer_options, 248);
+
+AT(ser_clip, struct_size, 0);
+AT(ser_clip, audio, 8);
+AT(ser_clip, id, 16);
+AT(ser_clip, label, 24);
+AT(ser_clip, weight, 28);
+AT(ser_clip, targets, 32);
+AT(ser_clip, classes, 40);
+SIZE(ser_clip, 48);
+
+AT(ser_step_result, struct_size, 0);
+AT(ser_step_result, step, 8);
+AT(ser_step_result, updated, 16);
+AT(ser_step_result, skipped, 20);
+AT(ser_step_result, loss, 24);
+AT(ser_step_result, gradient_norm, 32);
+AT(ser_step_result, rate, 40);
+AT(ser_step_result, head_rate, 48);
+AT(ser_step_result, correct, 56);
+AT(ser_step_result, bad_clip, 64);
+SIZE(ser_step_result, 72);
 
 #endif
 
@@ -114,6 +195,10 @@ IS(SER_PRECISION_F32, 1);
 IS(SER_PRECISION_BF16, 2);
 
 IS(SER_PREDICTION_WINDOWED, 65536);
+
+IS(SER_SCHEDULE_CONSTANT, 0);
+IS(SER_SCHEDULE_LINEAR, 1);
+IS(SER_SCHEDULE_COSINE, 2);
 
 int main(void)
 {

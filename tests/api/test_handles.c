@@ -42,11 +42,17 @@ START_TEST(free_takes_null_and_nulls_the_handle)
     ser_reader_free(NULL);
     ser_model_free(NULL);
     ser_predictor_free(NULL);
+    ser_trainer_free(NULL);
+    ser_batch_free(NULL);
     ser_device_free(&device);
     ser_audio_free(&audio);
     ser_reader_free(&reader);
     ser_model_free(&model);
     ser_predictor_free(&predictor);
+    ser_trainer *trainer = NULL;
+    ser_batch *batch = NULL;
+    ser_trainer_free(&trainer);
+    ser_batch_free(&batch);
 
     device = api_device(1);
     audio = api_clip(1000, 1);
@@ -87,6 +93,9 @@ START_TEST(questions_to_null_have_empty_answers)
     ck_assert_double_eq(ser_model_max_seconds(NULL), 0.0);
     ck_assert_ptr_null(ser_model_ref(NULL));
     ck_assert_int_eq(ser_reader_at_end(NULL), 1);
+    ck_assert_int_eq(ser_trainer_steps(NULL), 0);
+    ck_assert_uint_eq(ser_trainer_trained_count(NULL), 0);
+    ser_trainer_cancel(NULL);
     assert_fails(ser_audio_get_info(NULL, NULL), SER_ERR_ARGUMENT, "NULL");
     assert_fails(ser_reader_get_info(NULL, NULL), SER_ERR_ARGUMENT, "NULL");
     assert_fails(ser_model_save(NULL, NULL), SER_ERR_ARGUMENT, "NULL");

@@ -42,6 +42,17 @@ static int use_predictor(const void *options)
     return status;
 }
 
+static int use_trainer(const void *options)
+{
+    ser_model *own; /* a trainer wants it for itself */
+    ser_trainer *trainer;
+    assert_ok(ser_model_load(device, api_model(), NULL, &own));
+    int status = ser_trainer_create(own, options, &trainer);
+    ser_trainer_free(&trainer);
+    ser_model_free(&own);
+    return status;
+}
+
 static void init_device(void *options, size_t size)
 {
     ser_device_options_init(options, size);
@@ -62,6 +73,11 @@ static void init_predictor(void *options, size_t size)
     ser_predictor_options_init(options, size);
 }
 
+static void init_trainer(void *options, size_t size)
+{
+    ser_trainer_options_init(options, size);
+}
+
 static const struct {
     const char *name;
     size_t size;
@@ -72,9 +88,10 @@ static const struct {
     {"ser_audio_options", sizeof(ser_audio_options), init_audio, use_audio},
     {"ser_model_options", sizeof(ser_model_options), init_model, use_model},
     {"ser_predictor_options", sizeof(ser_predictor_options), init_predictor, use_predictor},
+    {"ser_trainer_options", sizeof(ser_trainer_options), init_trainer, use_trainer},
 };
 
-enum { KINDS = sizeof kinds / sizeof kinds[0], ROOM = 256, TAIL = 64 };
+enum { KINDS = sizeof kinds / sizeof kinds[0], ROOM = 512, TAIL = 64, LARGEST = 4096 };
 
 /* Option memory of any length, aligned for its members. */
 typedef union room {
@@ -156,6 +173,20 @@ START_TEST(forgotten_init_is_noticed)
     assert_fails(kinds[_i].use(&r), SER_ERR_ARGUMENT, kinds[_i].name);
     r.size = sizeof(size_t) - 1;
     assert_fails(kinds[_i].use(&r), SER_ERR_ARGUMENT, "struct_size");
+    r.size = LARGEST + 1; /* of rubbish: nothing behind it may be looked at */
+    assert_fails(kinds[_i].use(&r), SER_ERR_ARGUMENT, "struct_size is 4097");
+    memset(&r, 0xAB, sizeof r);
+    assert_fails(kinds[_i].use(&r), SER_ERR_ARGUMENT, "struct_size");
+}
+END_TEST
+
+START_TEST(the_largest_options_are_accepted)
+{
+    unsigned char *largest = calloc(LARGEST, 1);
+    ck_assert_ptr_nonnull(largest);
+    kinds[_i].init(largest, LARGEST);
+    assert_ok(kinds[_i].use(largest));
+    free(largest);
 }
 END_TEST
 
@@ -182,6 +213,7 @@ START_TEST(defaults_are_the_documented_ones)
     ck_assert_int_eq(m.strict, 0);
     ck_assert_uint_eq(m.seed, 0);
     ck_assert_uint_eq(m.max_header_size, 16U << 20);
+    ck_assert_int_eq(m.layer_mix, 0);
     ser_predictor_options_init(&p, sizeof p);
     ck_assert_int_eq(p.max_batch, 8);
     ck_assert_int_eq(p.threads, 0);
@@ -208,9 +240,14 @@ START_TEST(results_of_any_length)
             ck_assert_int_eq(r.bytes[size - 1], 0);
         }
     }
-    r.size = 0;
-    assert_fails(ser_predictor_get_prediction(predictor, 0, (ser_prediction *)(void *)&r),
-                 SER_ERR_ARGUMENT, "struct_size");
+    const size_t wrong[] = {0, sizeof(size_t) - 1, LARGEST + 1, SIZE_MAX};
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        r.size = wrong[i];
+        assert_fails(ser_predictor_get_prediction(predictor, 0, (ser_prediction *)(void *)&r),
+                     SER_ERR_ARGUMENT, "struct_size");
+        assert_fails(ser_audio_get_info(clip, (ser_audio_info *)(void *)&r), SER_ERR_ARGUMENT,
+                     "struct_size");
+    }
     for (size_t size = sizeof(size_t); size <= sizeof(ser_audio_info) + TAIL; size += 4) {
         memset(&r, 0xAB, sizeof r);
         r.size = size;
@@ -218,9 +255,6 @@ START_TEST(results_of_any_length)
         ck_assert_uint_eq(r.size, size);
         ck_assert_int_eq(r.bytes[size], 0xAB);
     }
-    r.size = 0;
-    assert_fails(ser_audio_get_info(clip, (ser_audio_info *)(void *)&r), SER_ERR_ARGUMENT,
-                 "struct_size");
     ser_predictor_free(&predictor);
 }
 END_TEST
@@ -235,6 +269,7 @@ int main(void)
     tcase_add_loop_test(tc, an_older_program_has_shorter_options, 0, KINDS);
     tcase_add_loop_test(tc, a_newer_program_may_leave_new_options_alone, 0, KINDS);
     tcase_add_loop_test(tc, forgotten_init_is_noticed, 0, KINDS);
+    tcase_add_loop_test(tc, the_largest_options_are_accepted, 0, KINDS);
     tcase_add_test(tc, defaults_are_the_documented_ones);
     tcase_add_test(tc, results_of_any_length);
     suite_add_tcase(suite, tc);

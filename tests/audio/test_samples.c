@@ -361,6 +361,25 @@ START_TEST(resampled_counts)
 }
 END_TEST
 
+/* libsoxr may hand out a full piece with the last input and nothing after it. */
+START_TEST(resampler_ends_on_a_full_piece)
+{
+    enum { COUNT = 64598 };
+    double *x = calloc(COUNT, sizeof *x);
+    for (int32_t rate = 16875; rate <= 16877; rate++) {
+        struct ser_resampler resampler;
+        struct ser_samples out = {0};
+        assert_ok(ser_resampler_open(&resampler, rate));
+        assert_ok(ser_resampler_push(&resampler, x, COUNT, &out));
+        assert_ok(ser_resampler_finish(&resampler, &out));
+        ck_assert_int_eq((int64_t)out.count, ser_resampled_count(COUNT, rate));
+        ser_resampler_close(&resampler);
+        ser_mem_free(out.data);
+    }
+    free(x);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("samples");
@@ -378,6 +397,7 @@ int main(void)
     tcase_add_test(samples, samples_equal_file);
     tcase_add_test(samples, samples_without_audio);
     tcase_add_test(samples, resampled_counts);
+    tcase_add_test(samples, resampler_ends_on_a_full_piece);
     suite_add_tcase(suite, samples);
     return harness_run(suite);
 }

@@ -14,11 +14,12 @@
 #define W2V_CLASSIFIER "Wav2Vec2ForSequenceClassification"
 
 static const char *const three_labels[] = {"x", "y", "z"};
+static const ser_head three = {three_labels, 3, false};
 
 static int open_backbone(const hf_model *hf, ser_package *package)
 {
     int64_t live = ser_mem_live();
-    int status = ser_package_open_backbone(hf->dir, three_labels, 3, SER_DEFAULT_HEADER, package);
+    int status = ser_package_open_backbone(hf->dir, &three, SER_DEFAULT_HEADER, package);
     if (status != 0) {
         ck_assert_int_eq(ser_mem_live(), live);
     }
@@ -392,18 +393,20 @@ START_TEST(backbone_arguments)
 {
     static const char *const twice[] = {"x", "y", "x"};
     static const char *const bad_utf8[] = {"x", "\xFF"};
+    static const ser_head double_head = {twice, 3, false};
+    static const ser_head bad_head = {bad_utf8, 2, false};
     hf_model hf;
     ser_package p;
     hf_create(&hf, "wav2vec2", "Wav2Vec2Model", "", false);
     hf_write(&hf);
-    assert_fails(ser_package_open_backbone(hf.dir, twice, 3, SER_DEFAULT_HEADER, &p),
+    assert_fails(ser_package_open_backbone(hf.dir, &double_head, SER_DEFAULT_HEADER, &p),
                  SER_ERR_ARGUMENT, "labels[0] and [2] are both \"x\"");
-    assert_fails(ser_package_open_backbone(hf.dir, bad_utf8, 2, SER_DEFAULT_HEADER, &p),
+    assert_fails(ser_package_open_backbone(hf.dir, &bad_head, SER_DEFAULT_HEADER, &p),
                  SER_ERR_ARGUMENT, "labels[1] is not UTF-8");
     char path[512];
     hf_path(&hf, "model.safetensors", path);
-    assert_fails(ser_package_open_backbone(path, three_labels, 3, SER_DEFAULT_HEADER, &p),
-                 SER_ERR_FORMAT, "a backbone is a transformers directory");
+    assert_fails(ser_package_open_backbone(path, &three, SER_DEFAULT_HEADER, &p), SER_ERR_FORMAT,
+                 "a backbone is a transformers directory");
     hf_free(&hf);
 }
 END_TEST

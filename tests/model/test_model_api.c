@@ -98,9 +98,9 @@ START_TEST(arguments)
     blob b = small_model(true);
     model = load_blob(device, &b);
     assert_fails(ser_model_save(model, NULL), SER_ERR_ARGUMENT, "path is NULL");
-    atomic_store(&model->taken, true);
+    atomic_store(&model->users, -1);
     assert_fails(ser_model_save(model, harness_tmpfile("busy")), SER_ERR_BUSY, "a trainer");
-    atomic_store(&model->taken, false);
+    atomic_store(&model->users, 0);
     ser_model_free(&model);
     ck_assert_uint_eq(ser_model_label_count(NULL), 0);
     ck_assert_ptr_null(ser_model_label(NULL, 0));

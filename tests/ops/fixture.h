@@ -60,12 +60,15 @@ void check_gradient(const char *name, const float *gradient, const float *before
 void check_differences(const char *name, double (*loss)(void), double *values, int64_t count,
                        const float *gradient, const float *before);
 
-/* The same for the valid rows of dx; with `zeros` the others must be zero. */
+/* The same for the valid rows of dx; the others must be written, with `zeros` as zero. */
 void check_row_differences(const char *name, double (*loss)(void), double *values,
                            const ser_tensor *dx, const ser_rows *rows, bool zeros);
 
 /* What an element is multiplied with, from base/rng.h as ops.h says. */
 double dropout_factor(const ser_dropout *dropout, uint64_t element);
+
+/* Fill the queue's scratch with NaN. */
+void poison_scratch(void);
 
 /* Plan, reserve, then run an op with the shared queue. */
 #define RUN(op, args)                                                                              \
@@ -73,6 +76,7 @@ double dropout_factor(const ser_dropout *dropout, uint64_t element);
         queue->planning = true;                                                                    \
         assert_ok(op(queue, args));                                                                \
         assert_ok(ser_queue_reserve(queue));                                                       \
+        poison_scratch();                                                                          \
         assert_ok(op(queue, args));                                                                \
     } while (0)
 

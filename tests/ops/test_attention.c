@@ -335,19 +335,19 @@ END_TEST
 
 START_TEST(test_same_bits_with_any_threads)
 {
-    const int32_t valid[] = {200, 77};
-    ser_attention_args args = training_args(200, valid, 4, 64, 0.1F);
+    const int32_t valid[] = {400, 77};
+    ser_attention_args args = training_args(400, valid, 4, 64, 0.1F);
     RUN(ser_attention_fwd, &args);
     RUN(ser_attention_bwd, &args);
     ser_attention_args alone = args;
-    alone.y = poisoned(400, 64);
-    alone.lse = poisoned(400, 4);
-    alone.dqkv = poisoned(400, 192);
+    alone.y = poisoned(800, 64);
+    alone.lse = poisoned(800, 4);
+    alone.dqkv = poisoned(800, 192);
     fixture_threads(1);
     RUN(ser_attention_fwd, &alone);
     RUN(ser_attention_bwd, &alone);
-    ck_assert_mem_eq(args.y.data, alone.y.data, 400 * 64 * sizeof(float));
-    ck_assert_mem_eq(args.dqkv.data, alone.dqkv.data, 400 * 192 * sizeof(float));
+    ck_assert_mem_eq(args.y.data, alone.y.data, 800 * 64 * sizeof(float));
+    ck_assert_mem_eq(args.dqkv.data, alone.dqkv.data, 800 * 192 * sizeof(float));
 }
 END_TEST
 

@@ -99,12 +99,15 @@ END_TEST
 
 static const ser_step step = {.seed = 77, .number = 3};
 
-/* The forms of the op in training: what is there, and what may lie on what. */
+/* What may lie on what. */
+enum { APART, DX_ON_DY, DX_ON_DSUM, DX_ON_DY_DH_ON_DSUM, DX_ON_DSUM_DH_ON_DY, DH_ON_DY };
+
+/* The forms of the op in training: what is there, and where the gradients go. */
 typedef struct form {
     int64_t n;
     bool h, y, dsum, dh, dgamma, dbeta;
     float p;
-    enum { APART, DX_ON_DY, DX_ON_DSUM, DX_ON_DY_DH_ON_DSUM, DX_ON_DSUM_DH_ON_DY, DH_ON_DY } place;
+    int place;
 } form;
 
 static ser_residual_norm_args training_args(const form *f)

@@ -17,7 +17,7 @@
 enum {
     DEPTH = 256,
     BLOCK_N = 144, /* a multiple of every mr */
-    CHUNK_K = 512
+    CHUNK_K = 512  /* a multiple of every nr */
 };
 
 /* Rough cost on one core of a value in a sum. */
@@ -142,8 +142,7 @@ static void run_task(const ser_kernels *kernels, const gemm_tn_call *call, const
 
 int64_t ser_gemm_tn_block_scratch(void)
 {
-    /* a chunk is rounded up to whole panels, 32 columns at most */
-    return (int64_t)DEPTH * (BLOCK_N + CHUNK_K + 32);
+    return (int64_t)DEPTH * (BLOCK_N + CHUNK_K);
 }
 
 void ser_gemm_tn_run_block(const ser_kernels *kernels, const gemm_tn_call *call, float *scratch)

@@ -7,13 +7,34 @@
 /* Rows are taken in pieces whose random numbers and values stay in the first-level cache. */
 enum { PIECE = 512 };
 
-/* 16-bit random numbers per pass of philox_pass. */
-enum { NUMBERS_PER_PASS = 4 * SER_LANES };
+/* A pass of Philox makes two vectors of blocks, whose chains of multiplications run side by side. */
+enum { BLOCKS_PER_PASS = SER_LANES, NUMBERS_PER_PASS = 8 * SER_LANES, ROUNDS = 10 };
 
 /* The 16-bit numbers of up to PIECE elements, which may start within a block of 8. */
 typedef struct numbers {
     uint16_t value[PIECE + 8 + NUMBERS_PER_PASS];
 } numbers;
+
+/* What all blocks of a dropout share: the halves of the key in each round, those of the stream. */
+typedef struct philox {
+    lvec key[ROUNDS][2];
+    lvec stream[2];
+} philox;
+
+static void philox_start(const ser_dropout_mask *mask, philox *p)
+{
+    const lvec zero = {0};
+    uint32_t key0 = (uint32_t)mask->seed;
+    uint32_t key1 = (uint32_t)(mask->seed >> 32);
+    for (int round = 0; round < ROUNDS; round++) {
+        p->key[round][0] = zero + key0;
+        p->key[round][1] = zero + key1;
+        key0 += 0x9E3779B9U;
+        key1 += 0xBB67AE85U;
+    }
+    p->stream[0] = zero + (mask->stream & UINT32_MAX);
+    p->stream[1] = zero + (mask->stream >> 32);
+}
 
 /*
  * Philox4x32-10 (Salmon et al. 2011), one block per 64-bit lane; each of the four words lives in a
@@ -21,42 +42,47 @@ typedef struct numbers {
  * Random123. Blocks lie in memory word after word, so little-endian 16-bit reads give the low half
  * of each word first.
  */
-static inline void philox_pass(const ser_dropout_mask *mask, uint64_t block, uint16_t *to)
+static inline void philox_pass(const philox *p, lvec block, uint16_t *to)
 {
     const lvec zero = {0};
-    lvec counter = zero + block;
-    for (int i = 0; i < LANES / 2; i++) {
-        counter[i] += (uint64_t)i;
+    lvec c[2][4];
+    for (int j = 0; j < 2; j++) {
+        c[j][0] = block + (uint64_t)(j * LANES / 2);
+        c[j][1] = c[j][0] >> 32;
+        c[j][2] = p->stream[0];
+        c[j][3] = p->stream[1];
     }
-    lvec c0 = counter;
-    lvec c1 = counter >> 32;
-    lvec c2 = zero + (mask->stream & UINT32_MAX);
-    lvec c3 = zero + (mask->stream >> 32);
-    uint32_t key0 = (uint32_t)mask->seed;
-    uint32_t key1 = (uint32_t)(mask->seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        lvec p0 = multiply_low(c0, zero + UINT64_C(0xD2511F53));
-        lvec p1 = multiply_low(c2, zero + UINT64_C(0xCD9E8D57));
-        c0 = (p1 >> 32) ^ c1 ^ (zero + key0);
-        c2 = (p0 >> 32) ^ c3 ^ (zero + key1);
-        c1 = p1;
-        c3 = p0;
-        key0 += 0x9E3779B9U;
-        key1 += 0xBB67AE85U;
+#pragma GCC unroll 10
+    for (int round = 0; round < ROUNDS; round++) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            lvec p0 = multiply_low(c[j][0], zero + UINT64_C(0xD2511F53));
+            lvec p1 = multiply_low(c[j][2], zero + UINT64_C(0xCD9E8D57));
+            c[j][0] = (p1 >> 32) ^ c[j][1] ^ p->key[round][0];
+            c[j][2] = (p0 >> 32) ^ c[j][3] ^ p->key[round][1];
+            c[j][1] = p1;
+            c[j][3] = p0;
+        }
     }
-    uint64_t words[LANES];
-    store_interleaved(words, (c0 & UINT32_MAX) | c1 << 32, (c2 & UINT32_MAX) | c3 << 32);
+    uint64_t words[2][LANES];
+    for (int j = 0; j < 2; j++) {
+        store_interleaved(words[j], (c[j][0] & UINT32_MAX) | c[j][1] << 32,
+                          (c[j][2] & UINT32_MAX) | c[j][3] << 32);
+    }
     memcpy(to, words, sizeof words);
 }
 
 /* The numbers of elements first .. first + n - 1; returns where the first one stands. */
-static const uint16_t *draw(const ser_dropout_mask *mask, uint64_t first, int64_t n, numbers *to)
+static const uint16_t *draw(const philox *p, uint64_t first, int64_t n, numbers *to)
 {
     const int64_t skip = (int64_t)(first % 8);
-    uint64_t block = first / 8;
+    lvec block = {0};
+    for (int i = 0; i < LANES / 2; i++) {
+        block[i] = first / 8 + (uint64_t)i;
+    }
     for (int64_t i = 0; i < skip + n; i += NUMBERS_PER_PASS) {
-        philox_pass(mask, block, to->value + i);
-        block += NUMBERS_PER_PASS / 8;
+        philox_pass(p, block, to->value + i);
+        block += BLOCKS_PER_PASS;
     }
     return to->value + skip;
 }
@@ -148,12 +174,16 @@ static inline void dropout_bwd_step(const ser_dropout_row *row, int64_t at, cons
 static void dropout(const ser_dropout_row *args)
 {
     const ser_dropout_row row = *args; /* a copy that no store can change */
+    philox generator;
     numbers buffer;
     const uint16_t *number = buffer.value;
+    if (row.mask != NULL) {
+        philox_start(row.mask, &generator);
+    }
     for (int64_t done = 0; done < row.n;) {
         const int64_t piece = piece_of(row.first, row.n, done);
         if (row.mask != NULL) {
-            number = draw(row.mask, row.first + (uint64_t)done, piece, &buffer);
+            number = draw(&generator, row.first + (uint64_t)done, piece, &buffer);
         }
         int64_t i = 0;
         for (; i + LANES <= piece; i += LANES) {
@@ -169,12 +199,16 @@ static void dropout(const ser_dropout_row *args)
 static void dropout_bwd(const ser_dropout_row *args)
 {
     const ser_dropout_row row = *args;
+    philox generator;
     numbers buffer;
     const uint16_t *number = buffer.value;
+    if (row.mask != NULL) {
+        philox_start(row.mask, &generator);
+    }
     for (int64_t done = 0; done < row.n;) {
         const int64_t piece = piece_of(row.first, row.n, done);
         if (row.mask != NULL) {
-            number = draw(row.mask, row.first + (uint64_t)done, piece, &buffer);
+            number = draw(&generator, row.first + (uint64_t)done, piece, &buffer);
         }
         int64_t i = 0;
         for (; i + LANES <= piece; i += LANES) {
@@ -282,12 +316,16 @@ static inline void score_step(const ser_score_row *row, int64_t at, const uint16
 static void score_bwd(const ser_score_row *args)
 {
     const ser_score_row row = *args;
+    philox generator;
     numbers buffer;
     const uint16_t *number = buffer.value;
+    if (row.mask != NULL) {
+        philox_start(row.mask, &generator);
+    }
     for (int64_t done = 0; done < row.n;) {
         const int64_t piece = piece_of(row.first, row.n, done);
         if (row.mask != NULL) {
-            number = draw(row.mask, row.first + (uint64_t)done, piece, &buffer);
+            number = draw(&generator, row.first + (uint64_t)done, piece, &buffer);
         }
         int64_t i = 0;
         for (; i + LANES <= piece; i += LANES) {

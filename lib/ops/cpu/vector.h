@@ -51,14 +51,31 @@ static inline vec select_vec(ivec mask, vec yes, vec no)
     return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
+/* a < b ? a : b and a > b ? a : b: of NaN and another number, b. */
 static inline vec min_vec(vec a, vec b)
 {
+#if SER_LANES == 16 && defined(__AVX512F__)
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif SER_LANES == 8 && defined(__AVX__)
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif SER_LANES == 4 && defined(__SSE2__)
+    return (vec)_mm_min_ps((__m128)a, (__m128)b);
+#else
     return select_vec(a < b, a, b);
+#endif
 }
 
 static inline vec max_vec(vec a, vec b)
 {
+#if SER_LANES == 16 && defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif SER_LANES == 8 && defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif SER_LANES == 4 && defined(__SSE2__)
+    return (vec)_mm_max_ps((__m128)a, (__m128)b);
+#else
     return select_vec(a > b, a, b);
+#endif
 }
 
 /* Sum of the lanes, always in the same order. */
