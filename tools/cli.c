@@ -76,7 +76,7 @@ static const cli_option *find_row(const cli_option *options, size_t count, int v
     return NULL;
 }
 
-static const char *nearest_name(const cli_option *options, const char *name)
+const char *cli_nearest(const cli_option *options, const char *name)
 {
     const char *best = NULL;
     size_t least = strlen(name) / 2 + 1; /* more edits than that are no likeness */
@@ -102,7 +102,7 @@ static int complain_unknown(const cli_option *options, const char *word)
     for (const cli_option *row = options; row->kind != CLI_END; row++) {
         matches += row->name != NULL && strncmp(row->name, name, strlen(name)) == 0;
     }
-    const char *nearest = nearest_name(options, name);
+    const char *nearest = cli_nearest(options, name);
     int code;
     if (matches > 1) {
         code = message_usage("option '--%s' could be one of %zu", name, matches);
@@ -164,6 +164,44 @@ static int set_number(const cli_option *option, const char *word, double *value)
     return CLI_CONTINUE;
 }
 
+void cli_words_add(cli_words *words, const char *word)
+{
+    char **items = text_alloc(words->count + 1, sizeof *items);
+    if (words->count > 0) {
+        memcpy(items, words->items, words->count * sizeof *items);
+    }
+    free(words->items);
+    words->items = items;
+    words->items[words->count++] = text_copy(word);
+}
+
+void cli_words_free(cli_words *words)
+{
+    for (size_t i = 0; i < words->count; i++) {
+        free(words->items[i]);
+    }
+    free(words->items);
+    *words = (cli_words){0};
+}
+
+/* A word without "=" is the name, and the next word of the command line the value. */
+static int add_pair(const cli_option *option, const char *word, int argc, char **argv,
+                    cli_words *words)
+{
+    if (strchr(word, '=') != NULL) {
+        cli_words_add(words, word);
+        return CLI_CONTINUE;
+    }
+    if (optind >= argc) {
+        return message_usage("--%s %s: needs a second argument: %s", option->name, word,
+                             option->argument);
+    }
+    char *pair = text_join(word, "=", argv[optind++]);
+    cli_words_add(words, pair);
+    free(pair);
+    return CLI_CONTINUE;
+}
+
 /* The members are reached as the kinds of cli_kind promise. */
 static int set_value(const cli_program *program, const cli_option *option, const char *word,
                      void *values)
@@ -177,10 +215,12 @@ static int set_value(const cli_program *program, const cli_option *option, const
     case CLI_FLAG: *(int32_t *)member = 1; return CLI_CONTINUE;
     case CLI_PRESET: *(int32_t *)member = (int32_t)option->minimum; return CLI_CONTINUE;
     case CLI_TEXT: *(const char **)member = word; return CLI_CONTINUE;
+    case CLI_LIST: cli_words_add(member, word); return CLI_CONTINUE;
     case CLI_VERSION:
         printf("%s (libser) %s\n", program->name, ser_version_string());
         return cli_finish_output();
     case CLI_END:
+    case CLI_PAIR:
     case CLI_GROUP: break;
     }
     return CLI_CONTINUE;
@@ -193,6 +233,7 @@ int cli_parse(const cli_program *program, int argc, char **argv, void *values, i
     char *letters = short_options(program->options, count);
     int code = CLI_CONTINUE;
     opterr = 0;
+    optind = 0; /* from the start, also the second time */
     while (code == CLI_CONTINUE) {
         int value = getopt_long(argc, argv, letters, names, NULL);
         if (value == -1) {
@@ -202,7 +243,10 @@ int cli_parse(const cli_program *program, int argc, char **argv, void *values, i
             code = complain(program->options, count, value, argv[optind - 1]);
             break;
         }
-        code = set_value(program, find_row(program->options, count, value), optarg, values);
+        const cli_option *row = find_row(program->options, count, value);
+        code = row->kind == CLI_PAIR
+                   ? add_pair(row, optarg, argc, argv, (void *)((char *)values + row->offset))
+                   : set_value(program, row, optarg, values);
     }
     *first = optind;
     free(letters);

@@ -17,10 +17,25 @@ typedef enum cli_kind {
     CLI_INTEGER, /* int32_t in [minimum, maximum] */
     CLI_NUMBER,  /* double in [minimum, maximum] */
     CLI_TEXT,    /* const char *, borrowed from argv */
+    CLI_LIST,    /* cli_words: one more word each time */
+    CLI_PAIR,    /* cli_words: one more "NAME=VALUE", also given as the two words NAME VALUE */
     CLI_PRESET,  /* int32_t = minimum */
     CLI_HELP,    /* print the help and stop */
     CLI_VERSION  /* print the version and stop */
 } cli_kind;
+
+/* What a repeated option collected. */
+typedef struct cli_words {
+    char **items; /* [count], owned */
+    size_t count;
+} cli_words;
+
+/* How an option stands to files of options: see cli_config.h. */
+enum {
+    CLI_SETTING, /* what comes out depends on it */
+    CLI_MACHINE, /* where, how fast, how much is said: results do not depend on it */
+    CLI_COMMAND  /* on the command line only */
+};
 
 typedef struct cli_option {
     cli_kind kind;
@@ -32,6 +47,7 @@ typedef struct cli_option {
     double maximum;
     const char *const *choices; /* ends with NULL */
     const char *help;
+    int32_t scope; /* CLI_SETTING, ... */
 } cli_option;
 
 typedef struct cli_program {
@@ -45,8 +61,16 @@ typedef struct cli_program {
 /* The command line is complete: go on. Other answers are exit codes. */
 enum { CLI_CONTINUE = -1 };
 
-/* Set the members of `*values` that the command line names; operands start at argv[*first]. */
+/* Set the members of `*values` that the command line names; operands start at argv[*first]. May be
+ * called again for the same command line. */
 int cli_parse(const cli_program *program, int argc, char **argv, void *values, int *first);
+
+/* The option whose name is most like `name`; NULL if none is. */
+const char *cli_nearest(const cli_option *options, const char *name);
+
+/* Append a copy; free all. */
+void cli_words_add(cli_words *words, const char *word);
+void cli_words_free(cli_words *words);
 
 /* Print the help to standard output; the exit code. */
 int cli_help(const cli_program *program);

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""ser-train stopped in every way goes on as if it had not been: the same bytes in the end."""
+
+import os
+import random
+import shutil
+import signal
+import time
+import unittest
+
+from support import environment, path
+from train_support import (
+    Started,
+    Train,
+    TrainCase,
+    base,
+    checkpoints,
+    content,
+    epochs_done,
+    lines,
+    parsed,
+    sanitized,
+)
+
+EPOCHS = "8"
+# Augmentation, an average and a repeated corpus: everything that has a state or a random number.
+RECIPE = ["--epochs", EPOCHS, "--ema", "0.95", "--schedule", "cosine", "--repeat", "ravdess=2",
+          "--augment-speed-probability", "0.5", "--augment-speed", "0.1",
+          "--augment-mel-time-spans", "1", "--augment-mel-time-width", "5",
+          "--save-every", "10", "--keep", "3"]
+WHOLE = None
+
+
+def setUpModule():
+    """The run that nothing interrupts."""
+    global WHOLE
+    WHOLE = path("whole")
+    run = Train(*base(), *RECIPE, "-o", WHOLE)
+    if run.code != 0:
+        raise AssertionError(run.err)
+
+
+class Resume(TrainCase):
+    def begin(self, name, *words):
+        """Start the recipe and wait for its first epoch."""
+        run = Started(*base(), *RECIPE, *words, "-o", path(name))
+        run.wait_for(lambda: epochs_done(path(name)) > 0)
+        return run
+
+    def resume(self, name, *words):
+        """Go on with nothing but the directory."""
+        run = Train("--resume", "-o", path(name), *words)
+        self.assertEqual(run.code, 0, run.err)
+        return run
+
+    def same_run(self, name):
+        self.same_model(path(name), WHOLE)
+        self.assertEqual(content(path(name), "heldout.csv"), content(WHOLE, "heldout.csv"))
+        timeless = [
+            [{k: v for k, v in row.items() if "second" not in k} for row in lines(run)]
+            for run in (path(name), WHOLE)
+        ]
+        self.assertEqual(timeless[0], timeless[1])
+
+    def test_signals(self):
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
+            name = "signal%d" % number
+            run = self.begin(name)
+            run.send(number)
+            run.finish()
+            self.assertEqual(run.code, code, run.err)
+            self.assertIn("--resume goes on from", run.err)
+            self.assertLess(epochs_done(path(name)), int(EPOCHS))
+            self.assertFalse(os.path.exists(path(name, "report.json")))
+            again = self.resume(name)
+            self.assertIn("going on from", again.err)
+            self.same_run(name)
+
+    def test_a_second_signal_ends_at_once(self):
+        run = self.begin("twice")
+        run.send(signal.SIGTERM)
+        run.send(signal.SIGINT)
+        run.finish()
+        self.assertIn(run.code, (130, 143))
+        self.resume("twice")
+        self.same_run("twice")
+
+    def test_usr1_saves_and_goes_on(self):
+        run = self.begin("usr1", "--save-every", "0")
+        run.send(signal.SIGUSR1)
+        run.finish()
+        self.assertEqual(run.code, 0, run.err)
+        self.assertRegex(run.err, r"checkpoint of step \d+ written")
+        self.assertEqual(
+            content(path("usr1"), "best.safetensors"), content(WHOLE, "best.safetensors")
+        )
+
+    def test_kills(self):
+        """kill -9 at random moments, until the run is done."""
+        numbers = random.Random(1)
+        kills = 0
+        wanted = 4 if sanitized() else 50
+        name = "killed"
+        while kills < wanted:
+            words = ["--resume", "-o", path(name)]
+            run = Started(*(words if os.path.exists(path(name, "config.json"))
+                            else [*base(), *RECIPE, *words]))
+            time.sleep(numbers.uniform(0.0, 1.2 if sanitized() else 0.3))
+            run.send(signal.SIGKILL)
+            run.finish()
+            kills += 1
+            if run.code == 0:  # done: begin again
+                self.same_run(name)
+                shutil.rmtree(path(name))
+        if os.path.exists(path(name)):
+            run = Train(*base(), *RECIPE, "--resume", "-o", path(name))
+            self.assertEqual(run.code, 0, run.err)
+            self.same_run(name)
+            self.assertEqual(
+                sorted(os.listdir(path(name, "checkpoints"))), sorted(checkpoints(path(name)))
+            )
+            self.assertEqual([n for n in os.listdir(path(name)) if n.endswith(".tmp")], [])
+
+    def test_broken_checkpoints_are_passed_over(self):
+        run = self.begin("broken")
+        run.send(signal.SIGINT)
+        run.finish()
+        newest = path("broken/checkpoints", checkpoints(path("broken"))[-1])
+        for name in os.listdir(newest):
+            size = os.path.getsize(os.path.join(newest, name))
+            with open(os.path.join(newest, name), "r+b") as f:
+                f.truncate(size // 2)
+        again = self.resume("broken")
+        self.assertIn("cannot be used", again.err)
+        self.assertIn("going on from", again.err)
+        self.same_run("broken")
+
+    def test_nothing_left_to_go_on_from(self):
+        self.train_ok("-o", path("none"))
+        for step in checkpoints(path("none")):
+            folder = path("none/checkpoints", step)
+            for name in os.listdir(folder):
+                with open(os.path.join(folder, name), "w") as f:
+                    f.write("x")
+        run = Train("--resume", "-o", path("none"))
+        self.assertEqual(run.code, 7, run.err)
+        self.assertIn("none of its 2 checkpoints can be used", run.err)
+
+    def test_a_finished_run_is_scored_again(self):
+        self.train_ok("-o", path("done"))
+        before = content(path("done"), "best.safetensors")
+        scores = parsed(path("done"), "report.json")["parts"]
+        os.remove(path("done/report.json"))
+        run = self.resume("done")
+        self.assertNotIn("epoch 3/3", run.err)
+        self.assertEqual(content(path("done"), "best.safetensors"), before)
+        self.assertEqual(parsed(path("done"), "report.json")["parts"], scores)
+
+    def test_resume_without_a_run_begins_one(self):
+        self.train_ok("--resume", "-o", path("new"))
+        self.train_ok("-o", path("new2"))
+        self.same_model(path("new"), path("new2"))
+
+    def test_time_limit(self):
+        run = Train(*base(), *RECIPE, "--time-limit", "0.001", "-o", path("late"))
+        self.assertEqual(run.code, 0, run.err)
+        self.assertIn("time limit", run.err)
+        self.assertTrue(os.path.exists(path("late/report.json")))
+        self.assertIn("time limit", content(path("late"), "README.md").decode())
+        self.assertEqual(checkpoints(path("late")), ["step-1"])
+        self.resume("late", "--time-limit", "0")
+        self.same_run("late")
+
+    def test_accumulation(self):
+        words = [*base(), "--accumulate", "3", "--epochs", EPOCHS, "--save-every", "1"]
+        self.assertEqual(Train(*words, "-o", path("acc")).code, 0)
+        run = Started(*words, "-o", path("acc2"))
+        run.wait_for(lambda: epochs_done(path("acc2")) > 0)
+        run.send(signal.SIGINT)
+        self.assertEqual(run.finish().code, 130, run.err)
+        self.resume("acc2")
+        self.same_model(path("acc"), path("acc2"))
+
+    def test_other_settings_and_other_data(self):
+        self.train_ok("-o", path("other"))
+        self.train_fails(2, "--epochs is 9 here, but 3 in the run", "--resume", "--epochs", "9",
+                         "-o", path("other"))
+        self.train_fails(2, '--split is "luna5:1" here, but not set in the run', "--resume",
+                         "--split", "luna5:1", "-o", path("other"))
+        # what changes no result may change
+        self.train_ok("--resume", "--loader-threads", "3", "--keep", "1", "-o", path("other"))
+        moved = path("moved")
+        shutil.copytree(path("corpus"), moved)
+        run = Train("--resume", "-o", path("other"), "--dataset", "ravdess", moved)
+        self.assertEqual(run.code, 0, run.err)
+        os.remove(path("moved/Actor_01/03-01-03-01-01-01-01.wav"))
+        run = Train("--resume", "-o", path("other"), "--dataset", "ravdess", moved)
+        self.assertEqual(run.code, 7, run.err)
+        self.assertIn("differ from those of the run", run.err)
+
+    def test_cross_validation(self):
+        words = [*base(), "--cv", "--split", "actors:3", "--epochs", "4"]
+        self.assertEqual(Train(*words, "-o", path("cv")).code, 0)
+        run = Started(*words, "-o", path("cv2"))
+        run.wait_for(lambda: epochs_done(path("cv2/fold2")) > 0)
+        run.send(signal.SIGTERM)
+        self.assertEqual(run.finish().code, 143, run.err)
+        self.resume("cv2")
+        self.assertEqual(content(path("cv"), "heldout.csv"), content(path("cv2"), "heldout.csv"))
+        for i in (1, 2, 3):
+            self.same_model(path("cv/fold%d" % i), path("cv2/fold%d" % i))
+
+    def test_full_disk(self):
+        """No file may grow: checkpoints fail, training goes on, the last failure counts."""
+        if shutil.which("prlimit") is None:
+            self.skipTest("no prlimit")
+        run = Started(*base(), "--validation", "none", "--epochs", EPOCHS, "-o", path("disk"))
+        run.wait_for(lambda: epochs_done(path("disk")) > 1)
+        os.system("prlimit --pid %d --fsize=64:64" % run.process.pid)
+        run.finish()
+        self.assertEqual(run.code, 3, run.err)
+        self.assertIn("training goes on", run.err)
+        self.assertGreater(len(checkpoints(path("disk"))), 0)
+        again = self.resume("disk")
+        self.assertIn("going on from", again.err)
+
+
+if __name__ == "__main__":
+    unittest.main()
