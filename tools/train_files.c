@@ -98,7 +98,9 @@ static char *describe_training(const train_work *w, double temperature)
     json_object_set_new(object, "split", json_string(w->fold->split.name));
     json_object_set_new(object, "step", json_integer(ser_trainer_steps(w->trainer)));
     json_object_set_new(object, "temperature", run_dir_real(temperature));
-    json_object_set_new(object, "recipe", train_options_recipe(w->session->options));
+    json_t *recipe = train_options_recipe(w->session->options);
+    json_object_del(recipe, "split"); /* the same one whether it was named or the default */
+    json_object_set_new(object, "recipe", recipe);
     char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(15));
     json_decref(object);
     return text;

@@ -148,6 +148,7 @@ static void gather(const loader_setup *s, size_t b, gathered *g, slot *out)
             .audio = g->audio[g->count],
             .id = id_of(s, clip, plan->pool->copies[entry]),
             .label = train_data_label(s->data, clip),
+            .weight = plan->pool->weights[entry],
             .classes = train_data_mask(s->data, clip),
         };
         g->count++;

@@ -25,10 +25,11 @@ typedef struct loader_pool {
     uint32_t *clips;   /* [count], clips of the data set */
     uint32_t *copies;  /* [count], from 0: the how manieth time */
     uint32_t *lengths; /* [count], samples */
+    float *weights;    /* [count], of each in the loss */
     size_t count;
 } loader_pool;
 
-/* The clips of a part; with `o`, as often as --repeat says. */
+/* The clips of a part; with `o`, as often as --repeat says and weighted as --class-weight says. */
 void loader_pool_make(loader_pool *pool, const train_data *data, const split *s, dataset_part part,
                       const train_options *o);
 void loader_pool_free(loader_pool *pool);

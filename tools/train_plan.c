@@ -63,6 +63,33 @@ static void sort_by_length(const loader_pool *pool, uint32_t *order, size_t coun
     free(keys);
 }
 
+/* Every class of a corpus counts as much in the loss as any other of that corpus: weights are inverse
+ * to how often it comes there, 1 on average over the corpus. */
+static void weigh_classes(loader_pool *pool, const train_data *data)
+{
+    const size_t labels = data->label_count;
+    size_t *counts = text_alloc(data->set.corpus_count * labels + 1, sizeof *counts);
+    size_t *clips = text_alloc(data->set.corpus_count + 1, sizeof *clips);
+    size_t *classes = text_alloc(data->set.corpus_count + 1, sizeof *classes);
+    for (size_t i = 0; i < pool->count; i++) {
+        const size_t corpus = (size_t)data->set.clips[pool->clips[i]].corpus;
+        size_t *count = &counts[corpus * labels + (size_t)train_data_label(data, pool->clips[i])];
+        classes[corpus] += *count == 0;
+        clips[corpus]++;
+        (*count)++;
+    }
+    for (size_t i = 0; i < pool->count; i++) {
+        const size_t corpus = (size_t)data->set.clips[pool->clips[i]].corpus;
+        const size_t count =
+            counts[corpus * labels + (size_t)train_data_label(data, pool->clips[i])];
+        pool->weights[i] =
+            (float)((double)clips[corpus] / ((double)classes[corpus] * (double)count));
+    }
+    free(classes);
+    free(clips);
+    free(counts);
+}
+
 void loader_pool_make(loader_pool *pool, const train_data *data, const split *s, dataset_part part,
                       const train_options *o)
 {
@@ -72,6 +99,7 @@ void loader_pool_make(loader_pool *pool, const train_data *data, const split *s,
             pool->clips = text_alloc(count + 1, sizeof *pool->clips);
             pool->copies = text_alloc(count + 1, sizeof *pool->copies);
             pool->lengths = text_alloc(count + 1, sizeof *pool->lengths);
+            pool->weights = text_alloc(count + 1, sizeof *pool->weights);
             pool->count = count;
             count = 0;
         }
@@ -82,10 +110,14 @@ void loader_pool_make(loader_pool *pool, const train_data *data, const split *s,
                 if (pass == 1) {
                     pool->clips[count] = (uint32_t)i;
                     pool->copies[count] = copy;
+                    pool->weights[count] = 1.0F;
                     pool->lengths[count] = data->audio.entries[i].samples;
                 }
             }
         }
+    }
+    if (o != NULL && o->class_weight == TRAIN_WEIGHTS_INVERSE) {
+        weigh_classes(pool, data);
     }
 }
 
@@ -94,6 +126,7 @@ void loader_pool_free(loader_pool *pool)
     free(pool->clips);
     free(pool->copies);
     free(pool->lengths);
+    free(pool->weights);
     *pool = (loader_pool){0};
 }
 

@@ -8,27 +8,6 @@
 #include "stop.h"
 #include "text.h"
 
-/* Inverse to how often a class comes in an epoch, 1 on average over clips; the caller frees. */
-static float *inverse_weights(const train_work *w)
-{
-    const train_data *data = &w->session->data;
-    float *weights = text_alloc(data->label_count, sizeof *weights);
-    size_t *counts = text_alloc(data->label_count, sizeof *counts);
-    size_t present = 0;
-    for (size_t i = 0; i < w->pool.count; i++) {
-        size_t *count = &counts[train_data_label(data, w->pool.clips[i])];
-        present += *count == 0;
-        (*count)++;
-    }
-    for (size_t k = 0; k < data->label_count; k++) {
-        weights[k] = counts[k] > 0
-                         ? (float)((double)w->pool.count / ((double)present * (double)counts[k]))
-                         : 1.0F;
-    }
-    free(counts);
-    return weights;
-}
-
 static int plan_steps(train_work *w)
 {
     const train_options *o = w->session->options;
@@ -50,10 +29,7 @@ static int create_trainer(train_work *w)
     const train_options *o = w->session->options;
     ser_trainer_options options;
     train_options_fill(o, w->steps, &options);
-    float *weights = o->class_weight == TRAIN_WEIGHTS_INVERSE ? inverse_weights(w) : NULL;
-    options.class_weights = weights;
     int status = ser_trainer_create(w->model, &options, &w->trainer);
-    free(weights);
     return status != 0 ? train_fail(status) : 0;
 }
 

@@ -83,7 +83,7 @@ static const cli_option options_table[] = {
     {CLI_NUMBER, 0, "label-smoothing", "SHARE", SETS(label_smoothing), 0, 0.99,
      .help = "default 0"},
     {CLI_CHOICE, 0, "class-weight", "WHICH", SETS(class_weight), .choices = weight_names,
-     .help = "none (default) or inverse: rare classes weigh more"},
+     .help = "none (default) or inverse: rare classes of a corpus weigh more"},
     {CLI_NUMBER, 0, "projection-dropout", "P", SETS(projection_dropout), 0, 0.99,
      .help = "default 0.1"},
     {CLI_NUMBER, 0, "hidden-dropout", "P", SETS(hidden_dropout), 0, 0.99, .help = "default 0.1"},

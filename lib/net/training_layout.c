@@ -160,7 +160,7 @@ int ser_training_untie(ser_training *training)
         const size_t elements = (size_t)ser_param_elements(param);
         const size_t part = (size_t)net->slots[i].part;
         float *home = training->homes[i];
-        if (part == 0) {
+        if (!is_follower(param)) {
             ser_net_vector_of(net, param)->data = home;
         }
         net->slots[i].vector.data = home;

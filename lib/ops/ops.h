@@ -287,7 +287,7 @@ typedef struct ser_attn_pool_args {
     ser_tensor dy;
     ser_tensor dx;     /* zeros in its invalid rows */
     ser_tensor du;     /* zeros in its invalid rows; absent where u is x: then dx has it all */
-    ser_tensor dw, db; /* of the score */
+    ser_tensor dw, db; /* of the score; db stays: b moves all scores alike */
 } ser_attn_pool_args;
 
 /*

@@ -37,6 +37,9 @@ struct ser_batch {
     bool same_waveform; /* the samples are those without augmentation: features may be cached */
 };
 
+/* front_end.h says what happens to a clip's samples, targets.h what the loss compares with. The
+ * content of `clips` is checked here (ARGUMENT, naming the clip by its place), pointers and `count`
+ * by the caller. Any number of threads at once. */
 int ser_batch_make(const ser_batch_source *source, const ser_clip *clips, size_t count,
                    int64_t epoch, bool augment, ser_batch **batch);
 void ser_batch_release(ser_batch *batch);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The CPU ops at the shapes of wav2vec2-base, one 5 s clip, as a share of the multiply-add peak
- * that is probed in the same run between them. Usage: bench_ops [threads] [rounds]
+ * The CPU ops at the shapes of wav2vec2-base, as a share of the multiply-add peak that is probed in
+ * the same run between them: prediction with one 5 s clip, then the products of a training step with
+ * eight, and those of the small network. Usage: bench_ops [threads] [rounds]
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ static double now(void)
 }
 
 typedef struct bench {
-    const char *name;
+    char name[48];
     double gflop;
     double best; /* seconds */
     int (*run)(ser_queue *queue, const void *args);
@@ -116,35 +117,24 @@ static double peak(void)
     return peak_plain();
 }
 
-static int run_linear(ser_queue *q, const void *args)
-{
-    return ser_linear_fwd(q, args);
-}
+#define RUN_OP(op, type)                                                                           \
+    static int run_##op(ser_queue *q, const void *args)                                            \
+    {                                                                                              \
+        return ser_##op(q, (const type *)args);                                                    \
+    }
 
-static int run_conv(ser_queue *q, const void *args)
-{
-    return ser_conv_fwd(q, args);
-}
-
-static int run_wave_conv(ser_queue *q, const void *args)
-{
-    return ser_wave_conv_fwd(q, args);
-}
-
-static int run_pos_conv(ser_queue *q, const void *args)
-{
-    return ser_pos_conv_fwd(q, args);
-}
-
-static int run_attention(ser_queue *q, const void *args)
-{
-    return ser_attention_fwd(q, args);
-}
-
-static int run_norm(ser_queue *q, const void *args)
-{
-    return ser_residual_norm_fwd(q, args);
-}
+RUN_OP(linear_fwd, ser_linear_args)
+RUN_OP(linear_bwd, ser_linear_args)
+RUN_OP(conv_fwd, ser_conv_args)
+RUN_OP(conv_bwd, ser_conv_args)
+RUN_OP(wave_conv_fwd, ser_wave_conv_args)
+RUN_OP(wave_conv_bwd, ser_wave_conv_args)
+RUN_OP(pos_conv_fwd, ser_pos_conv_args)
+RUN_OP(pos_conv_bwd, ser_pos_conv_args)
+RUN_OP(weight_norm_fwd, ser_weight_norm_args)
+RUN_OP(weight_norm_bwd, ser_weight_norm_args)
+RUN_OP(attention_fwd, ser_attention_args)
+RUN_OP(residual_norm_fwd, ser_residual_norm_args)
 
 static void plan(const bench *b)
 {
@@ -163,14 +153,22 @@ static void measure(bench *b)
     }
 }
 
-int main(int argc, char **argv)
-{
-    const int threads = argc > 1 ? atoi(argv[1]) : 1;
-    const int rounds = argc > 2 ? atoi(argv[2]) : 20;
-    const char *name;
-    must_not_fail(ser_cpu_ops.open(0, &context, &name));
-    must_not_fail(ser_cpu_ops.queue_create(context, threads, &queue));
+static bench benches[64];
+static int count;
 
+static void add(const char *name, double gflop, int (*run)(ser_queue *, const void *),
+                const void *args)
+{
+    bench *b = &benches[count++];
+    snprintf(b->name, sizeof b->name, "%s", name);
+    b->gflop = gflop;
+    b->run = run;
+    b->args = args;
+}
+
+/* One clip of 5 s. */
+static void add_prediction(void)
+{
     static const int32_t frames[] = {249}, l0[] = {15999}, l1[] = {7999}, samples[] = {80000};
     const ser_rows rows = {.batch = 1, .padded = 250, .valid = frames};
     const ser_rows rows0 = {.batch = 1, .padded = 16000, .valid = l0};
@@ -181,62 +179,204 @@ int main(int argc, char **argv)
     ser_tensor bias = tensor(1, 3072);
     ser_tensor bias768 = ser_tensor_f32(bias.data, 1, 768);
     ser_tensor bias512 = ser_tensor_f32(bias.data, 1, 512);
-    const ser_linear_args qkv = {
-        .x = h, .rows = rows, .w = weight(2304, 768, 1), .y = tensor(250, 2304)};
-    const ser_linear_args ffn_in = {.x = h,
-                                    .rows = rows,
-                                    .w = weight(3072, 768, 1),
-                                    .bias = bias,
-                                    .activation = SER_ACT_GELU,
-                                    .y = wide};
-    const ser_linear_args ffn_out = {.x = wide, .rows = rows, .w = weight(768, 3072, 1), .y = h};
-    const ser_conv_args conv1 = {.x = features,
-                                 .rows_in = rows0,
-                                 .rows_out = rows1,
-                                 .kernel = 3,
-                                 .stride = 2,
-                                 .w = weight(512, 1536, 1),
-                                 .y = tensor(8000, 512)};
-    const ser_wave_conv_args conv0 = {.pcm = tensor(80000, 1),
-                                      .rows_in = {.batch = 1, .padded = 80000, .valid = samples},
-                                      .rows_out = rows0,
-                                      .kernel = 10,
-                                      .stride = 5,
-                                      .norm = SER_CONV_NORM_CLIP,
-                                      .w = tensor(512, 10),
-                                      .gamma = bias512,
-                                      .beta = bias512,
-                                      .y = features};
-    const ser_pos_conv_args position = {.x = h,
-                                        .rows = rows,
-                                        .kernel = 128,
-                                        .groups = 16,
-                                        .w = weight(48, 128 * 48, 16),
-                                        .bias = bias768,
-                                        .y = tensor(250, 768)};
-    const ser_attention_args attention = {
+    static ser_linear_args qkv;
+    qkv =
+        (ser_linear_args){.x = h, .rows = rows, .w = weight(2304, 768, 1), .y = tensor(250, 2304)};
+    static ser_linear_args ffn_in;
+    ffn_in = (ser_linear_args){.x = h,
+                               .rows = rows,
+                               .w = weight(3072, 768, 1),
+                               .bias = bias,
+                               .activation = SER_ACT_GELU,
+                               .y = wide};
+    static ser_linear_args ffn_out;
+    ffn_out = (ser_linear_args){.x = wide, .rows = rows, .w = weight(768, 3072, 1), .y = h};
+    static ser_conv_args conv1;
+    conv1 = (ser_conv_args){.x = features,
+                            .rows_in = rows0,
+                            .rows_out = rows1,
+                            .kernel = 3,
+                            .stride = 2,
+                            .w = weight(512, 1536, 1),
+                            .y = tensor(8000, 512)};
+    static ser_wave_conv_args conv0;
+    conv0 = (ser_wave_conv_args){.pcm = tensor(80000, 1),
+                                 .rows_in = {.batch = 1, .padded = 80000, .valid = samples},
+                                 .rows_out = rows0,
+                                 .kernel = 10,
+                                 .stride = 5,
+                                 .norm = SER_CONV_NORM_CLIP,
+                                 .w = tensor(512, 10),
+                                 .gamma = bias512,
+                                 .beta = bias512,
+                                 .y = features};
+    static ser_pos_conv_args position;
+    position = (ser_pos_conv_args){.x = h,
+                                   .rows = rows,
+                                   .kernel = 128,
+                                   .groups = 16,
+                                   .w = weight(48, 128 * 48, 16),
+                                   .bias = bias768,
+                                   .y = tensor(250, 768)};
+    static ser_attention_args attention;
+    attention = (ser_attention_args){
         .qkv = qkv.y, .rows = rows, .heads = 12, .scale = 0.125F, .y = tensor(250, 768)};
-    const ser_residual_norm_args norm = {.x = h,
-                                         .h = attention.y,
-                                         .rows = rows,
-                                         .gamma = bias768,
-                                         .beta = bias768,
-                                         .eps = 1e-5F,
-                                         .y = tensor(250, 768)};
-    bench benches[] = {
-        {.name = "wave_conv 10/5 + norm + gelu",
-         .gflop = 0.164,
-         .run = run_wave_conv,
-         .args = &conv0},
-        {.name = "conv 3/2 512x512 (layer 1)", .gflop = 12.58, .run = run_conv, .args = &conv1},
-        {.name = "pos_conv 128, 16 groups", .gflop = 2.35, .run = run_pos_conv, .args = &position},
-        {.name = "linear 768 -> 2304", .gflop = 0.881, .run = run_linear, .args = &qkv},
-        {.name = "linear 768 -> 3072 + gelu", .gflop = 1.175, .run = run_linear, .args = &ffn_in},
-        {.name = "linear 3072 -> 768", .gflop = 1.175, .run = run_linear, .args = &ffn_out},
-        {.name = "attention 12 heads", .gflop = 0.19, .run = run_attention, .args = &attention},
-        {.name = "residual_norm", .gflop = 0.0, .run = run_norm, .args = &norm},
-    };
-    const int count = sizeof benches / sizeof *benches;
+    static ser_residual_norm_args norm;
+    norm = (ser_residual_norm_args){.x = h,
+                                    .h = attention.y,
+                                    .rows = rows,
+                                    .gamma = bias768,
+                                    .beta = bias768,
+                                    .eps = 1e-5F,
+                                    .y = tensor(250, 768)};
+    add("wave_conv 10/5 + norm + gelu", 0.164, run_wave_conv_fwd, &conv0);
+    add("conv 3/2 512x512 (layer 1)", 12.58, run_conv_fwd, &conv1);
+    add("pos_conv 128, 16 groups", 2.35, run_pos_conv_fwd, &position);
+    add("linear 768 -> 2304", 0.881, run_linear_fwd, &qkv);
+    add("linear 768 -> 3072 + gelu", 1.175, run_linear_fwd, &ffn_in);
+    add("linear 3072 -> 768", 1.175, run_linear_fwd, &ffn_out);
+    add("attention 12 heads", 0.19, run_attention_fwd, &attention);
+    add("residual_norm", 0.0, run_residual_norm_fwd, &norm);
+}
+
+enum { MAX_CLIPS = 32 };
+
+/* `clips` clips with one frame of padding each. */
+static ser_rows clips_of(int64_t clips, int64_t padded)
+{
+    int32_t *valid = must(ser_mem_alloc(MAX_CLIPS, sizeof *valid));
+    for (int i = 0; i < MAX_CLIPS; i++) {
+        valid[i] = (int32_t)padded - 1;
+    }
+    return (ser_rows){.batch = clips, .padded = padded, .valid = valid};
+}
+
+static void *kept(const void *args, size_t size)
+{
+    void *copy = must(ser_mem_alloc(1, size));
+    memcpy(copy, args, size);
+    return copy;
+}
+
+/* Forward, then backward with only dx, then with only dw. */
+static void add_linear(int64_t clips, int64_t padded, int64_t k, int64_t n)
+{
+    const int64_t rows = clips * padded;
+    ser_linear_args args = {
+        .x = tensor(rows, k), .rows = clips_of(clips, padded), .w = weight(n, k, 1)};
+    const double gflop = 2e-9 * (double)(rows * k) * (double)n;
+    char name[48];
+    args.y = tensor(rows, n);
+    snprintf(name, sizeof name, "linear %d x %d -> %d", (int)rows, (int)k, (int)n);
+    add(name, gflop, run_linear_fwd, kept(&args, sizeof args));
+    args.dy = args.y;
+    args.dx = tensor(rows, k);
+    add("  dx", gflop, run_linear_bwd, kept(&args, sizeof args));
+    args.dx = (ser_tensor){0};
+    args.dw = tensor(n, k);
+    args.dbias = tensor(1, n);
+    add("  dw, dbias", gflop, run_linear_bwd, kept(&args, sizeof args));
+}
+
+static void add_conv(int64_t clips, int64_t padded, int32_t kernel, int64_t in, int64_t out)
+{
+    const int64_t rows = clips * padded;
+    ser_conv_args args = {.x = tensor(2 * rows, in),
+                          .rows_in = clips_of(clips, 2 * padded),
+                          .rows_out = clips_of(clips, padded),
+                          .kernel = kernel,
+                          .stride = 2,
+                          .w = weight(out, kernel * in, 1),
+                          .y = tensor(rows, out),
+                          .z = tensor(rows, out)};
+    const double gflop = 2e-9 * (double)(rows * kernel * in) * (double)out;
+    char name[48];
+    snprintf(name, sizeof name, "conv %d/2 %d x %d -> %d", kernel, (int)rows, (int)in, (int)out);
+    add(name, gflop, run_conv_fwd, kept(&args, sizeof args));
+    args.dy = args.y;
+    args.dx = tensor(2 * rows, in);
+    add("  dx", gflop, run_conv_bwd, kept(&args, sizeof args));
+    args.dx = (ser_tensor){0};
+    args.dw = tensor(out, kernel * in);
+    add("  dw", gflop, run_conv_bwd, kept(&args, sizeof args));
+}
+
+static void add_wave_conv(int64_t clips)
+{
+    const int64_t rows = clips * 16000;
+    ser_wave_conv_args args = {.pcm = tensor(5 * rows, 1),
+                               .rows_in = clips_of(clips, 80000),
+                               .rows_out = clips_of(clips, 16000),
+                               .kernel = 10,
+                               .stride = 5,
+                               .norm = SER_CONV_NORM_CLIP,
+                               .w = tensor(512, 10),
+                               .gamma = tensor(1, 512),
+                               .beta = tensor(1, 512),
+                               .y = tensor(rows, 512),
+                               .z = tensor(rows, 512)};
+    add("wave_conv + group norm, 2 clips", 1e-9 * (double)rows * 10240, run_wave_conv_fwd,
+        kept(&args, sizeof args));
+    args.dy = args.y;
+    args.dw = tensor(512, 10);
+    args.dgamma = tensor(1, 512);
+    add("  dw, dgamma", 1e-9 * (double)rows * 10240, run_wave_conv_bwd, kept(&args, sizeof args));
+}
+
+static void add_pos_conv(int64_t clips)
+{
+    const int64_t rows = clips * 250;
+    ser_pos_conv_args args = {.x = tensor(rows, 768),
+                              .rows = clips_of(clips, 250),
+                              .kernel = 128,
+                              .groups = 16,
+                              .w = weight(48, 128 * 48, 16),
+                              .bias = tensor(1, 768),
+                              .y = tensor(rows, 768),
+                              .z = tensor(rows, 768)};
+    const double gflop = 2e-9 * (double)(rows * 768) * 6144;
+    add("pos_conv, 8 clips", gflop, run_pos_conv_fwd, kept(&args, sizeof args));
+    args.dy = args.y;
+    args.dx = tensor(rows, 768);
+    add("  dx", gflop, run_pos_conv_bwd, kept(&args, sizeof args));
+    args.dx = (ser_tensor){0};
+    args.dw = tensor(768, 6144);
+    add("  dw", gflop, run_pos_conv_bwd, kept(&args, sizeof args));
+    ser_weight_norm_args norm = {.g = tensor(1, 128),
+                                 .v = tensor(768, 6144),
+                                 .kernel = 128,
+                                 .groups = 16,
+                                 .w = weight(48, 128 * 48, 16)};
+    add("weight_norm", 0.0, run_weight_norm_fwd, kept(&norm, sizeof norm));
+    norm.dw = args.dw;
+    norm.dg = tensor(1, 128);
+    norm.dv = tensor(768, 6144);
+    add("  dg, dv", 0.0, run_weight_norm_bwd, kept(&norm, sizeof norm));
+}
+
+static void add_training(void)
+{
+    add_linear(8, 250, 768, 2304);
+    add_linear(8, 250, 768, 768);
+    add_linear(8, 250, 768, 3072);
+    add_linear(8, 250, 3072, 768);
+    add_linear(32, 33, 128, 256);
+    add_linear(32, 33, 256, 128);
+    add_conv(2, 8000, 3, 512, 512);
+    add_conv(32, 66, 3, 96, 128);
+    add_wave_conv(2);
+    add_pos_conv(8);
+}
+
+int main(int argc, char **argv)
+{
+    const int threads = argc > 1 ? atoi(argv[1]) : 1;
+    const int rounds = argc > 2 ? atoi(argv[2]) : 20;
+    const char *name;
+    must_not_fail(ser_cpu_ops.open(0, &context, &name));
+    must_not_fail(ser_cpu_ops.queue_create(context, threads, &queue));
+    add_prediction();
+    add_training();
     double top = 0.0;
     for (int r = 0; r < rounds; r++) {
         const double probe = peak() * threads;

@@ -65,6 +65,65 @@ START_TEST(the_same_seed_gives_the_same_bits)
 }
 END_TEST
 
+/* Weights after two steps with one kind of noise, or none (-1). */
+static float *noisy_run(int kind, int noise, uint64_t seed, size_t *count)
+{
+    float *const probabilities[] = {
+        &options.projection_dropout,    &options.hidden_dropout,
+        &options.attention_dropout,     &options.activation_dropout,
+        &options.classifier_dropout,    &options.layer_drop,
+        &options.mask_time_probability, &options.mask_channel_probability};
+    options.seed = seed;
+    options.mask_time_length = 3;
+    options.mask_channel_length = 2;
+    if (noise >= 0) {
+        *probabilities[noise] = 0.5F;
+    }
+    make_model(kind, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, CLIPS);
+    step(batch);
+    step(batch);
+    ser_batch_free(&batch);
+    if (noise >= 0) {
+        *probabilities[noise] = 0.0F;
+    }
+    return weights(count);
+}
+
+START_TEST(every_kind_of_noise_follows_the_seed)
+{
+    size_t count;
+    float *none = noisy_run(LOGMEL, -1, 1, &count);
+    float *a = noisy_run(LOGMEL, _i, 1, &count);
+    float *b = noisy_run(LOGMEL, _i, 1, &count);
+    float *c = noisy_run(LOGMEL, _i, 2, &count);
+    ck_assert_mem_ne(a, none, count * sizeof *a);
+    ck_assert_mem_eq(a, b, count * sizeof *a);
+    ck_assert_mem_ne(a, c, count * sizeof *a);
+    free(none);
+    free(a);
+    free(b);
+    free(c);
+}
+END_TEST
+
+START_TEST(every_step_draws_anew)
+{
+    options.hidden_dropout = _i == 0 ? 0.3F : 0.0F;
+    options.mask_channel_probability = _i == 1 ? 0.5F : 0.0F;
+    options.mask_channel_length = 2;
+    make_model(LOGMEL, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, CLIPS);
+    assert_ok(ser_trainer_set_rate(trainer, 0.0));
+    double losses[] = {step(batch).loss, step(batch).loss, step(batch).loss};
+    ck_assert(_i == 2 ? losses[0] == losses[1] : losses[0] != losses[1]);
+    ck_assert(_i == 2 ? losses[0] == losses[2] : losses[0] != losses[2]);
+    ser_batch_free(&batch);
+}
+END_TEST
+
 START_TEST(evaluation_changes_nothing)
 {
     size_t count;
@@ -210,16 +269,40 @@ START_TEST(accumulation_is_a_larger_batch)
 }
 END_TEST
 
-/* -sum_k t_k log p_k with t = weight * w_k * ((1 - s) [k = label] + s / K); their sum divided by the
- * sum of weight * w_label. */
+/* The loss is a mean: twice the weights are the same step. */
+START_TEST(weights_count_against_each_other)
+{
+    ser_clip clips[CLIPS];
+    ser_batch *batch;
+    ser_step_result results[2];
+    add_weights(clips);
+    for (int way = 0; way < 2; way++) {
+        for (int i = 0; i < CLIPS && way == 1; i++) {
+            clips[i].weight *= 2.0F;
+        }
+        make_model(_i, 1);
+        make_trainer();
+        assert_ok(ser_batch_create(trainer, clips, CLIPS, 0, 0, &batch));
+        results[way] = step(batch);
+        ser_batch_free(&batch);
+    }
+    ck_assert_double_eq_tol(results[0].loss / results[1].loss, 1.0, 1e-6);
+    ck_assert_double_eq_tol(results[0].gradient_norm / results[1].gradient_norm, 1.0, 1e-5);
+}
+END_TEST
+
+/* -sum_k t_k log p_k over the clip's K classes with t = weight * w_k * ((1 - s) [k = label] + s / K);
+ * their sum divided by the sum of weight * w_label. */
 START_TEST(loss_by_hand)
 {
     static const float class_weights[LABELS] = {0.5F, 1.0F, 2.0F};
+    static const uint8_t two[LABELS] = {0, 1, 1};
     const double smoothing = 0.25;
     ser_clip clips[CLIPS];
     ser_batch *batch;
     float losses[CLIPS], p[CLIPS * LABELS];
     add_weights(clips);
+    clips[5].classes = two;
     options.class_weights = class_weights;
     options.label_smoothing = (float)smoothing;
     make_model(_i, 1);
@@ -233,7 +316,12 @@ START_TEST(loss_by_hand)
         double loss = 0.0;
         int best = 0;
         for (int k = 0; k < LABELS; k++) {
-            double t = (1.0 - smoothing) * (k == clips[i].label) + smoothing / LABELS;
+            double classes = i == 5 ? 2.0 : LABELS;
+            double t = (1.0 - smoothing) * (k == clips[i].label) + smoothing / classes;
+            if (i == 5 && k == 0) {
+                ck_assert(p[i * LABELS + k] == 0.0F);
+                continue;
+            }
             loss -=
                 (double)(clips[i].weight * class_weights[k]) * t * log((double)p[i * LABELS + k]);
             best = p[i * LABELS + k] > p[i * LABELS + best] ? k : best;
@@ -377,6 +465,49 @@ START_TEST(cached_features_change_nothing)
 }
 END_TEST
 
+START_TEST(cached_features_are_used)
+{
+    float before[3], after[3];
+    make_model(WAVE, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, 3);
+    assert_ok(ser_trainer_evaluate(trainer, batch, before, NULL));
+    const float *features = ser_feature_cache_find(trainer->cache, 101, batch->lengths[1]);
+    ck_assert_ptr_nonnull(features);
+    ((float *)(uintptr_t)features)[5] += 1.0F;
+    assert_ok(ser_trainer_evaluate(trainer, batch, after, NULL));
+    ck_assert(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
+    ser_batch_free(&batch);
+}
+END_TEST
+
+START_TEST(a_failed_pass_leaves_no_features)
+{
+    float wanted[3], losses[3];
+    int failures = 0;
+    options.cache_bytes = 0;
+    make_model(WAVE, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, 3);
+    assert_ok(ser_trainer_evaluate(trainer, batch, wanted, NULL));
+    ser_batch_free(&batch);
+    options.cache_bytes = 1 << 20;
+    for (uint64_t n = 1; n < 40; n++) { /* a cache without memory is no failure */
+        make_trainer();                 /* with a workspace that has to grow */
+        batch = make_batch(0, 3);
+        ser_mem_fail_at(n, false);
+        int status = ser_trainer_evaluate(trainer, batch, losses, NULL);
+        ser_mem_fail_at(0, false);
+        ck_assert(status == 0 || status == SER_ERR_MEMORY);
+        assert_ok(ser_trainer_evaluate(trainer, batch, losses, NULL));
+        ck_assert_mem_eq(losses, wanted, sizeof losses);
+        ser_batch_free(&batch);
+        failures += status != 0;
+    }
+    ck_assert(failures > 8 && failures < 39);
+}
+END_TEST
+
 START_TEST(only_frozen_features_are_cached)
 {
     options.freeze_features = 0;
@@ -397,15 +528,20 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, ten_steps_reduce_the_loss, 0, KINDS);
     tcase_add_loop_test(tc, the_same_seed_gives_the_same_bits, 0, KINDS);
+    tcase_add_loop_test(tc, every_kind_of_noise_follows_the_seed, 0, 8);
+    tcase_add_loop_test(tc, every_step_draws_anew, 0, 3);
     tcase_add_loop_test(tc, evaluation_changes_nothing, 0, KINDS);
     tcase_add_loop_test(tc, evaluation_is_what_a_predictor_says, 0, KINDS);
     tcase_add_loop_test(tc, moving_average, 0, KINDS);
     tcase_add_loop_test(tc, accumulation_is_a_larger_batch, 0, KINDS);
+    tcase_add_loop_test(tc, weights_count_against_each_other, 0, KINDS);
     tcase_add_loop_test(tc, loss_by_hand, 0, KINDS);
     tcase_add_loop_test(tc, frozen_weights_stay_bit_by_bit, 0, KINDS);
     tcase_add_loop_test(tc, all_blocks_may_be_dropped, 0, KINDS);
     tcase_add_test(tc, rates_follow_the_schedule);
     tcase_add_test(tc, cached_features_change_nothing);
+    tcase_add_test(tc, cached_features_are_used);
+    tcase_add_test(tc, a_failed_pass_leaves_no_features);
     tcase_add_test(tc, only_frozen_features_are_cached);
     suite_add_tcase(suite, tc);
     return harness_run(suite);

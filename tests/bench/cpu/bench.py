@@ -47,13 +47,17 @@ class Worker:
         self.start = time.perf_counter() - begin
         self.times = []
 
-    def ask(self, line):
+    def tell(self, line):
+        """Send one line; the line that comes back."""
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"{self.name} died (exit {self.process.wait()})")
-        return [float(word) for word in answer.split()]
+        return answer
+
+    def ask(self, line):
+        return [float(word) for word in self.tell(line).split()]
 
     def peak_memory(self):
         """Bytes."""
@@ -66,17 +70,16 @@ class Worker:
 
 
 def network_flops(config, samples):
-    """Twice the multiply-adds of the convolutions and matrix products of one clip."""
-    total, channels, length = 0, 1, samples
+    """Twice the multiply-adds of one clip: of the convolutions, and of all that follows them."""
+    convolutions, channels, length = 0, 1, samples
     for width, kernel, stride in zip(
         config["conv_dim"], config["conv_kernel"], config["conv_stride"]
     ):
         length = (length - kernel) // stride + 1
-        total += length * channels * kernel * width
+        convolutions += length * channels * kernel * width
         channels = width
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    total += length * channels * hidden
-    total += (
+    position = (
         length
         * hidden
         * hidden
@@ -84,26 +87,21 @@ def network_flops(config, samples):
         * config["num_conv_pos_embeddings"]
     )
     block = length * (4 * hidden * hidden + 2 * hidden * inner) + 2 * length * length * hidden
-    return 2 * (total + config["num_hidden_layers"] * block)
+    encoder = length * channels * hidden + position + config["num_hidden_layers"] * block
+    return 2 * convolutions, 2 * encoder
+
+
+def build_peak(folder):
+    cc = os.environ.get("CC", "cc")
+    command = [cc, "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread"]
+    subprocess.run([*command, "-o", folder / "peak", HERE / "peak.c"], check=True)
 
 
 def build(folder, arguments):
     """The two C programs beside this file."""
     cc = os.environ.get("CC", "cc")
     lib = arguments.build / "lib"
-    subprocess.run(
-        [
-            cc,
-            "-std=c11",
-            "-D_GNU_SOURCE",
-            "-O2",
-            "-o",
-            folder / "peak",
-            HERE / "peak.c",
-            "-pthread",
-        ],
-        check=True,
-    )
+    build_peak(folder)
     subprocess.run(
         [
             cc,
@@ -233,24 +231,24 @@ def measure_commands(arguments):
     return {"wav2vec2-base": big, "ser-mini": mini}
 
 
+def date():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
 def cpu_name():
     match = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     return match[1] if match else platform.machine()
 
 
-def versions():
+def versions(names=("torch", "transformers", "onnxruntime", "openvino", "numpy")):
     from importlib import metadata
 
-    return {
-        name: metadata.version(name)
-        for name in ("torch", "transformers", "onnxruntime", "openvino", "numpy")
-    }
+    return {name: metadata.version(name) for name in names}
 
 
 def report(arguments, workers, peaks, commands):
-    flops = network_flops(
-        json.loads((arguments.full / "full" / "config.json").read_text()), SECONDS * RATE
-    )
+    config = json.loads((arguments.full / "full" / "config.json").read_text())
+    flops = sum(network_flops(config, SECONDS * RATE))
     ours = min(workers[0].times)
     top = max(peaks) if peaks else float("nan")
     weights = (arguments.full / "full" / "model.safetensors").stat().st_size
@@ -278,7 +276,7 @@ def report(arguments, workers, peaks, commands):
             f"median {statistics.median(times) * 1e3:.0f} ms, peak {memory / 1e6:.0f} MB{over}"
         )
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": date(),
         "cpu": cpu_name(),
         "threads": arguments.threads,
         "libser": workers[0].banner.strip()[6:],
@@ -300,6 +298,14 @@ def report(arguments, workers, peaks, commands):
             for name, (times, memory) in commands.items()
         },
     }
+
+
+def write_result(arguments, kind, result):
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+    path = arguments.results / f"{kind}-{slug}-{arguments.threads}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(path)
 
 
 def main():
@@ -339,11 +345,7 @@ def main():
     peak.stop()
     commands = {} if arguments.no_commands else measure_commands(arguments)
     result = report(arguments, workers, peaks, commands)
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
-    path = arguments.results / f"cpu-{slug}-{arguments.threads}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path)
+    write_result(arguments, "cpu", result)
 
 
 if __name__ == "__main__":
