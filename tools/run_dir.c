@@ -321,7 +321,22 @@ int run_dir_append(const run_dir *dir, const char *name, json_t *object)
     return code;
 }
 
-int run_dir_trim(const run_dir *dir, const char *name, int64_t step)
+/* Whether a line was written before the checkpoint of a step, in which `epochs` had ended. A
+ * checkpoint may be that of an epoch's last step and still from before its end. */
+static bool is_earlier(const char *line, int64_t step, int64_t epochs)
+{
+    json_t *object = json_loads(line, 0, NULL);
+    json_t *of = json_object_get(object, "step");
+    const char *kind = json_string_value(json_object_get(object, "kind"));
+    bool earlier = json_is_integer(of) && json_integer_value(of) <= step;
+    if (kind != NULL && strcmp(kind, "epoch") == 0) {
+        earlier = earlier && json_integer_value(json_object_get(object, "epoch")) <= epochs;
+    }
+    json_decref(object);
+    return earlier;
+}
+
+int run_dir_trim(const run_dir *dir, const char *name, int64_t step, int64_t epochs)
 {
     char *path = run_dir_file(dir, name);
     FILE *f = fopen(path, "re");
@@ -337,12 +352,9 @@ int run_dir_trim(const run_dir *dir, const char *name, int64_t step)
     char *line = NULL;
     size_t size = 0;
     while (getline(&line, &size, f) > 0) {
-        json_t *object = json_loads(line, 0, NULL);
-        json_t *of = json_object_get(object, "step");
-        if (json_is_integer(of) && json_integer_value(of) <= step) {
+        if (is_earlier(line, step, epochs)) {
             fputs(line, out.stream);
         }
-        json_decref(object);
     }
     free(line);
     fclose(f);
@@ -369,7 +381,7 @@ static int newest_first(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-/* We hold the lock: whatever begins like a checkpoint and is none was left by a process that died. */
+/* We hold the lock: what begins like a checkpoint and is none was left by a process that died. */
 static void remove_remains(const char *folder, const char *name)
 {
     if (strstr(name, checkpoint_prefix) != NULL &&

@@ -27,8 +27,8 @@ typedef struct run_dir {
     int lock;   /* its descriptor, or -1 */
 } run_dir;
 
-/* Make the directory (and those above it), lock it against other runs, and write something to it, so
- * that what cannot work fails now. */
+/* Make the directory (and those above it), lock it against other runs, and write something to it,
+ * so that what cannot work fails now. */
 int run_dir_open(run_dir *dir, const char *path, run_dir_mode mode);
 void run_dir_close(run_dir *dir);
 
@@ -48,8 +48,9 @@ int run_dir_write_json(const run_dir *dir, const char *name, const json_t *objec
 /* One more line; takes the object. Reals that are not finite must be null already. */
 int run_dir_append(const run_dir *dir, const char *name, json_t *object);
 
-/* Keep the lines of a file whose "step" is at most `step`; torn ones go as well. */
-int run_dir_trim(const run_dir *dir, const char *name, int64_t step);
+/* Keep the lines of a file whose "step" is at most `step` and that are not about the end of an
+ * epoch after `epochs`; torn ones go as well. */
+int run_dir_trim(const run_dir *dir, const char *name, int64_t step, int64_t epochs);
 
 /* Steps of the checkpoints, newest first; the caller frees. Remains of interrupted saves are
  * removed. */

@@ -9,8 +9,8 @@
 /* Train on one split and score its test clips. 0 or an exit code. */
 int train_single(train_session *s, const run_dir *dir);
 
-/* Every fold of the split in a directory of its own, fold1 .. foldN, and all test clips pooled. With
- * --resume, folds that are finished are only scored again. */
+/* Every fold of the split in a directory of its own, fold1 .. foldN, and all test clips pooled.
+ * With --resume, folds that are finished are only scored again. */
 int train_cross(train_session *s, const run_dir *dir);
 
 #endif

@@ -149,7 +149,7 @@ int train_data_split(const train_options *o, const train_data *data, train_split
 static int put_all(const train_data *data, dataset_part part, split *s)
 {
     s->parts = text_alloc(data->set.count, sizeof *s->parts);
-    memset(s->parts, part, data->set.count);
+    memset(s->parts, (int)part, data->set.count);
     s->counts[part] = data->set.count;
     s->name = text_copy("none");
     char *text = text_copy("");

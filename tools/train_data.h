@@ -45,8 +45,8 @@ typedef struct train_split {
 
 int train_data_split(const train_options *o, const train_data *data, train_split *s);
 
-/* Put the clips of a fold into parts; with `all` those are `whole`. Looks for leaks and says what it
- * found. `need_test`: some clips must be tested. */
+/* Put the clips of a fold into parts; with `all` those are `whole`. Looks for leaks and says what
+ * it found. `need_test`: some clips must be tested. */
 int train_fold_make(const train_options *o, const train_data *data, const train_split *s,
                     dataset_part whole, train_fold *fold);
 void train_fold_free(train_fold *fold);

@@ -82,7 +82,7 @@ static void write_line(const train_work *w, const train_epoch *e, const train_sc
     json_object_set_new(line, "best", json_boolean(w->state.best_epoch == w->state.epoch));
     json_object_set_new(line, "lr", run_dir_real(e->rate));
     json_object_set_new(line, "lr_head", run_dir_real(e->head_rate));
-    json_object_set_new(line, "gradient_norm", run_dir_real(w->gradient_norm));
+    json_object_set_new(line, "gradient_norm", run_dir_real(w->state.gradient_norm));
     json_object_set_new(line, "skipped", json_integer(skipped));
     json_object_set_new(line, "seconds", run_dir_real(seconds));
     json_object_set_new(line, "clips_per_second", run_dir_real(clips_per_second(w, seconds)));

@@ -17,8 +17,8 @@ typedef struct train_scores {
     metrics_result metrics;
 } train_scores;
 
-/* Score the clips of a part with the trainer's weights, averaged if there is an average. Answers 0 or
- * an exit code, 128 + N after signal N. */
+/* Score the clips of a part with the trainer's weights, averaged if there is an average. Answers 0
+ * or an exit code, 128 + N after signal N. */
 int train_score(const train_session *s, ser_trainer *trainer, const split *fold, dataset_part part,
                 train_scores *out);
 

@@ -57,8 +57,8 @@ int train_work_restore(train_work *w, bool *found)
         return MESSAGE_EXIT_DATA;
     }
     int64_t last = *found ? w->saved : -1;
-    int code = run_dir_trim(w->dir, "metrics.jsonl", last);
-    return code == 0 ? run_dir_trim(w->dir, "anomalies.jsonl", last) : code;
+    int code = run_dir_trim(w->dir, "metrics.jsonl", last, w->state.epoch);
+    return code == 0 ? run_dir_trim(w->dir, "anomalies.jsonl", last, w->state.epoch) : code;
 }
 
 void train_work_save(train_work *w)

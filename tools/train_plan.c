@@ -63,8 +63,8 @@ static void sort_by_length(const loader_pool *pool, uint32_t *order, size_t coun
     free(keys);
 }
 
-/* Every class of a corpus counts as much in the loss as any other of that corpus: weights are inverse
- * to how often it comes there, 1 on average over the corpus. */
+/* Every class of a corpus counts as much in the loss as any other of that corpus: weights are
+ * inverse to how often it comes there, 1 on average over the corpus. */
 static void weigh_classes(loader_pool *pool, const train_data *data)
 {
     const size_t labels = data->label_count;

@@ -88,7 +88,7 @@ static void count_step(train_work *w, int64_t clips, const ser_step_result *step
     if (step->updated) {
         w->skipped = 0;
         w->bad_count = 0;
-        w->gradient_norm = step->gradient_norm;
+        state->gradient_norm = step->gradient_norm;
         if (is_due(step->step, w->session->options->log_every)) {
             log_step(w, step);
         }
@@ -117,7 +117,8 @@ static int take_step(train_work *w, const loader_plan *plan, const ser_batch *ba
     return w->skipped >= w->session->options->max_skipped ? train_work_give_up(w) : 0;
 }
 
-/* Between updates: what signals, --save-every and --time-limit ask for. An exit code ends the run. */
+/* Between updates: what signals, --save-every and --time-limit ask for. An exit code ends the run.
+ */
 static int between_updates(train_work *w)
 {
     const train_options *o = w->session->options;

@@ -23,9 +23,8 @@ typedef struct train_work {
     progress bar;
     int64_t clips_before; /* that the bar has counted at the start of this process */
     double epoch_started;
-    int64_t epoch_clips;  /* of this epoch, in this process */
-    double gradient_norm; /* of the last update */
-    int32_t skipped;      /* steps in a row */
+    int64_t epoch_clips; /* of this epoch, in this process */
+    int32_t skipped;     /* steps in a row */
     size_t bad_clips[TRAIN_BAD_CLIPS];
     size_t bad_count;
     int64_t saved;    /* step of the newest checkpoint that is known to be good; -1: none */
@@ -37,8 +36,8 @@ typedef struct train_work {
 int train_work_open(train_work *w);
 void train_work_close(train_work *w);
 
-/* Measure the level of the log-mels over the first `batches` batches of all training clips, where the
- * model is fresh and has log-mels. */
+/* Measure the level of the log-mels over the first `batches` batches of all training clips, where
+ * the model is fresh and has log-mels. */
 int train_work_observe(train_work *w, size_t batches);
 
 /* Go on from the newest checkpoint that can be used, if there is one (`*found`). */

@@ -66,6 +66,7 @@ char *train_state_note(const train_state *s, uint64_t digest)
     json_object_set_new(note, "skipped", json_integer(s->skipped));
     json_object_set_new(note, "rate", run_dir_real(s->rate));
     json_object_set_new(note, "head_rate", run_dir_real(s->head_rate));
+    json_object_set_new(note, "gradient_norm", run_dir_real(s->gradient_norm));
     json_object_set_new(note, "best_epoch", json_integer(s->best_epoch));
     json_object_set_new(note, "best_uar", run_dir_real(s->best_uar));
     json_object_set_new(note, "temperature", run_dir_real(s->temperature));
@@ -128,6 +129,7 @@ bool train_state_read(train_state *s, const char *note, uint64_t digest, bool *o
         s->skipped = integer_of(root, "skipped");
         s->rate = real_of(json_object_get(root, "rate"));
         s->head_rate = real_of(json_object_get(root, "head_rate"));
+        s->gradient_norm = real_of(json_object_get(root, "gradient_norm"));
         s->best_epoch = integer_of(root, "best_epoch");
         s->best_uar = real_of(json_object_get(root, "best_uar"));
         s->temperature = real_of(json_object_get(root, "temperature"));

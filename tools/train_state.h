@@ -27,6 +27,7 @@ typedef struct train_state {
     int64_t skipped; /* steps */
     double rate;     /* of the last step */
     double head_rate;
+    double gradient_norm; /* of the last update */
     /* of the best epoch so far */
     int64_t best_epoch; /* from 1; 0: none */
     double best_uar;

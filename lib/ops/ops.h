@@ -350,7 +350,8 @@ typedef struct ser_adamw_range {
  *   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
  *   w = w - r decay w;  w = w - r (m correction1) / (sqrt(v correction2) + eps)
  *   ema = average ema + (1 - average) w
- * Nothing is changed and *skipped is set to 1 where *sum is not finite; else to 0.
+ * Nothing is changed and *skipped is set to 1 where the norm, gradient_scale sqrt(sum), is beyond
+ * float's range or NaN; else to 0.
  */
 typedef struct ser_adamw_args {
     float *w, *m, *v;      /* device memory, [count] */

@@ -125,7 +125,9 @@ class Config(TrainCase):
         fresh = json.loads(Train("--arch", "ser-mini", "--print-config").out)
         tuned = json.loads(Train("--backbone", "x", "--print-config").out)
         self.assertEqual((fresh["lr"], fresh["batch-size"], fresh["mask-time-prob"]), (1e-3, 32, 0))
-        self.assertEqual((tuned["lr"], tuned["batch-size"], tuned["mask-time-prob"]), (3e-5, 8, 0.05))
+        self.assertEqual(
+            (tuned["lr"], tuned["batch-size"], tuned["mask-time-prob"]), (3e-5, 8, 0.05)
+        )
 
     def test_mistakes(self):
         for value, message in (
@@ -280,7 +282,8 @@ class Data(TrainCase):
         return rows
 
     def test_manifest_with_a_split_column(self):
-        file = self.manifest("column.csv", self.clips(split=["train"] * 3 + ["val", "test", "test"]))
+        parts = ["train"] * 3 + ["val", "test", "test"]
+        file = self.manifest("column.csv", self.clips(split=parts))
         run = Train("--dataset", "manifest", file, *base()[3:], "-o", path("column"))
         self.assertEqual(run.code, 0, run.err)
         part = parsed(path("column"), "report.json")["parts"][0]

@@ -170,6 +170,7 @@ START_TEST(a_note_brings_everything_back)
     s.correct = 31;
     s.skipped = 2;
     s.rate = 0.1;
+    s.gradient_norm = 1.0 / 9.0;
     s.best_epoch = 2;
     s.best_uar = 0.7000000000000001;
     s.temperature = 1.1;
@@ -273,14 +274,17 @@ START_TEST(lines_after_a_checkpoint_are_taken_back)
 {
     run_dir dir;
     put("config.json", "{}");
-    put("metrics.jsonl", "{\"step\":1}\n{\"step\":2}\nnonsense\n{\"loss\":3}\n{\"step\":3}\n{\"st");
+    put("metrics.jsonl", "{\"step\":1}\n{\"step\":2}\nnonsense\n{\"loss\":3}\n{\"step\":3}\n"
+                         "{\"kind\":\"epoch\",\"step\":2,\"epoch\":1}\n"
+                         "{\"kind\":\"epoch\",\"step\":2,\"epoch\":2}\n{\"st");
     ck_assert_int_eq(run_dir_open(&dir, folder, RUN_DIR_RESUME), 0);
-    ck_assert_int_eq(run_dir_trim(&dir, "metrics.jsonl", 2), 0);
+    ck_assert_int_eq(run_dir_trim(&dir, "metrics.jsonl", 2, 1), 0);
     ck_assert_int_eq(run_dir_append(&dir, "metrics.jsonl", json_pack("{s:i}", "step", 3)), 0);
     char *text = get("metrics.jsonl");
-    ck_assert_str_eq(text, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+    ck_assert_str_eq(text, "{\"step\":1}\n{\"step\":2}\n"
+                           "{\"kind\":\"epoch\",\"step\":2,\"epoch\":1}\n{\"step\":3}\n");
     free(text);
-    ck_assert_int_eq(run_dir_trim(&dir, "nothing.jsonl", 2), 0);
+    ck_assert_int_eq(run_dir_trim(&dir, "nothing.jsonl", 2, 1), 0);
     ck_assert(!has("nothing.jsonl"));
     run_dir_close(&dir);
 }

@@ -121,6 +121,20 @@ class Resume(TrainCase):
             )
             self.assertEqual([n for n in os.listdir(path(name)) if n.endswith(".tmp")], [])
 
+    def test_killed_between_the_last_step_of_an_epoch_and_its_end(self):
+        """The newest checkpoint is of the epoch's last step, but the epoch's line is written."""
+        name = "edge"
+        self.assertEqual(Train(*base(), "--save-every", "6", "-o", path("straight")).code, 0)
+        run = Started(*base(), "--save-every", "6", "-o", path(name))
+        run.wait_for(lambda: epochs_done(path(name)) > 0)
+        run.send(signal.SIGKILL)
+        run.finish()
+        self.resume(name)
+        self.same_model(path(name), path("straight"))
+        self.assertEqual([row["epoch"] for row in lines(path(name))], [1, 2, 3])
+        for row, other in zip(lines(path(name)), lines(path("straight"))):
+            self.assertEqual(row["gradient_norm"], other["gradient_norm"])
+
     def test_broken_checkpoints_are_passed_over(self):
         run = self.begin("broken")
         run.send(signal.SIGINT)
@@ -136,13 +150,13 @@ class Resume(TrainCase):
         self.same_run("broken")
 
     def test_nothing_left_to_go_on_from(self):
-        self.train_ok("-o", path("none"))
-        for step in checkpoints(path("none")):
-            folder = path("none/checkpoints", step)
+        self.train_ok("-o", path("emptied"))
+        for step in checkpoints(path("emptied")):
+            folder = path("emptied/checkpoints", step)
             for name in os.listdir(folder):
                 with open(os.path.join(folder, name), "w") as f:
                     f.write("x")
-        run = Train("--resume", "-o", path("none"))
+        run = Train("--resume", "-o", path("emptied"))
         self.assertEqual(run.code, 7, run.err)
         self.assertIn("none of its 2 checkpoints can be used", run.err)
 
@@ -200,15 +214,15 @@ class Resume(TrainCase):
 
     def test_cross_validation(self):
         words = [*base(), "--cv", "--split", "actors:3", "--epochs", "4"]
-        self.assertEqual(Train(*words, "-o", path("cv")).code, 0)
-        run = Started(*words, "-o", path("cv2"))
-        run.wait_for(lambda: epochs_done(path("cv2/fold2")) > 0)
+        self.assertEqual(Train(*words, "-o", path("all-cv")).code, 0)
+        run = Started(*words, "-o", path("again-cv"))
+        run.wait_for(lambda: epochs_done(path("again-cv/fold2")) > 0)
         run.send(signal.SIGTERM)
         self.assertEqual(run.finish().code, 143, run.err)
-        self.resume("cv2")
-        self.assertEqual(content(path("cv"), "heldout.csv"), content(path("cv2"), "heldout.csv"))
+        self.resume("again-cv")
+        self.assertEqual(content(path("all-cv"), "heldout.csv"), content(path("again-cv"), "heldout.csv"))
         for i in (1, 2, 3):
-            self.same_model(path("cv/fold%d" % i), path("cv2/fold%d" % i))
+            self.same_model(path("all-cv/fold%d" % i), path("again-cv/fold%d" % i))
 
     def test_full_disk(self):
         """No file may grow: checkpoints fail, training goes on, the last failure counts."""

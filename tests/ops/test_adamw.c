@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fixture.h"
 
+#include <float.h>
+
 enum { STEPS = 10 };
 
 /* The arrays of one optimiser. */
@@ -188,6 +190,31 @@ START_TEST(test_skips)
 }
 END_TEST
 
+/* Neither does one that is finite until it is scaled. */
+START_TEST(test_skips_scales_out_of_range)
+{
+    enum { COUNT = 77 };
+    const ser_adamw_range range = {0, COUNT, 0.01F, 0.1F};
+    const float scales[] = {INFINITY, NAN, FLT_MAX};
+    state s = state_of(COUNT, false);
+    float *gradient = matrix(COUNT, 1, 9, 0).data;
+    float before[COUNT];
+    memcpy(before, s.w, sizeof before);
+    gradient[3] = 2.0F;
+    for (int k = 0; k < 6; k++) {
+        ser_step step = step_of(0, 1.0F);
+        step.gradient_scale = scales[k % 3];
+        step.clip = k < 3 ? 1.0F : 0.0F;
+        ck_assert_int_eq(update(&s, gradient, &step, &range, 1), 1);
+    }
+    memset(gradient, 0, COUNT * sizeof *gradient);
+    ser_step step = step_of(0, 1.0F);
+    step.gradient_scale = INFINITY;
+    ck_assert_int_eq(update(&s, gradient, &step, &range, 1), 1);
+    ck_assert_mem_eq(before, s.w, sizeof before);
+}
+END_TEST
+
 /* Without decay a weight whose gradients were all 0 stays; nothing around the arrays is touched. */
 START_TEST(test_nothing_to_do)
 {
@@ -224,4 +251,4 @@ START_TEST(test_same_bits_with_any_threads)
 END_TEST
 
 OP_SUITE("adamw", test_agrees_with_the_formula, test_agrees_with_pytorch, test_skips,
-         test_nothing_to_do, test_same_bits_with_any_threads)
+         test_skips_scales_out_of_range, test_nothing_to_do, test_same_bits_with_any_threads)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* AdamW over flat arrays; the formula stands in ops.h. Every element on its own, so blocks and
  * threads change no bit. */
+#include <float.h>
 #include <math.h>
 
 #include "ops/cpu/cpu.h"
@@ -69,7 +70,9 @@ static int32_t find_range(const ser_adamw_args *args, int64_t element)
 int ser_cpu_adamw(ser_queue *queue, const ser_adamw_args *args)
 {
     const ser_training_kernels *kernels = cpu_queue_of(queue)->kernels->training;
-    *args->skipped = !isfinite(*args->sum);
+    /* No element of the scaled gradient is larger than its norm. */
+    const double norm = (double)args->step->gradient_scale * sqrt(*args->sum);
+    *args->skipped = !(norm <= (double)FLT_MAX);
     if (*args->skipped) {
         return 0;
     }
