@@ -77,14 +77,14 @@ static void release_arrays(ser_training *training)
 
 int ser_training_copy(ser_training *training, float *to, const float *from, size_t elements)
 {
-    const ser_net *net = training->net;
-    float *host = ser_mem_alloc_raw(elements, sizeof *host);
-    if (host == NULL) {
-        return SER_ERR_MEMORY;
+    float piece[1024];
+    int status = 0;
+    for (size_t at = 0; at < elements && status == 0; at += sizeof piece / sizeof *piece) {
+        const size_t rest = elements - at;
+        const size_t n = rest < sizeof piece / sizeof *piece ? rest : sizeof piece / sizeof *piece;
+        status = ser_net_download(training->net, piece, from + at, n);
+        status = status == 0 ? ser_net_upload(training->net, to + at, piece, n) : status;
     }
-    int status = ser_net_download(net, host, from, elements);
-    status = status == 0 ? ser_net_upload(net, to, host, elements) : status;
-    ser_mem_free(host);
     return status;
 }
 
@@ -225,6 +225,11 @@ int ser_training_create(ser_net *net, const ser_training_options *options, int32
     t->tape.step = &t->update->step;
     ser_training_tie(t);
     t->tied = true;
+    status = ser_training_repack(t); /* so that a restored run starts from the same bits */
+    if (status != 0) {
+        ser_training_free(t);
+        return status;
+    }
     *training = t;
     return 0;
 }
@@ -235,8 +240,7 @@ void ser_training_free(ser_training *training)
         return;
     }
     if (training->tied) {
-        (void)ser_training_untie(
-            training); /* only host memory can fail here, and then the network is freed */
+        (void)ser_training_untie(training); /* takes no memory: only a lost device can fail here */
     }
     if (training->workspace != NULL) {
         release_arrays(training);
@@ -300,12 +304,28 @@ static int run_update(ser_training *training)
     return status == 0 ? ser_adamw(queue, &adamw) : status;
 }
 
+/* q, k and v have a place together; the gradient of one that is frozen must not count in the norm. */
+static int clear_frozen(ser_training *training)
+{
+    ser_queue *queue = training->workspace->queue;
+    int status = 0;
+    for (size_t i = 0; i < training->net->params.count && status == 0; i++) {
+        if (training->offsets[i] != SER_NOWHERE && training->options.rates[i] <= 0.0F) {
+            const size_t elements = (size_t)ser_param_elements(param_of(training, i));
+            status = queue->ops->zero(queue, training->gradient + training->offsets[i],
+                                      elements * sizeof(float));
+        }
+    }
+    return status;
+}
+
 int ser_training_update(ser_training *training, const ser_update *update, double *norm,
                         bool *skipped)
 {
     ser_queue *queue = training->workspace->queue;
     ser_update_state state = {0};
-    int status = upload_step(training, update);
+    int status = clear_frozen(training);
+    status = status == 0 ? upload_step(training, update) : status;
     status = status == 0 ? run_update(training) : status;
     if (status == 0) {
         status = queue->ops->download(queue, &state, training->update, sizeof state);

@@ -158,7 +158,6 @@ int ser_training_untie(ser_training *training)
             continue;
         }
         const size_t elements = (size_t)ser_param_elements(param);
-        const size_t part = (size_t)net->slots[i].part;
         float *home = training->homes[i];
         if (!is_follower(param)) {
             ser_net_vector_of(net, param)->data = home;

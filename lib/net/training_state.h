@@ -49,7 +49,7 @@ int ser_training_lay_out(ser_training *training, ser_adamw_range **ranges);
 void ser_training_tie(ser_training *training);
 int ser_training_untie(ser_training *training);
 
-/* Device to device, through host memory: rare. */
+/* Device to device, through a little host memory: rare. */
 int ser_training_copy(ser_training *training, float *to, const float *from, size_t elements);
 
 /* In place, between PyTorch's layout of a parameter, where the rows of a convolution are (channel,

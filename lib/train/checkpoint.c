@@ -27,6 +27,8 @@
 
 enum { MAX_STATE = 16 << 20 /* bytes of state.json */, ARRAYS = 4 };
 
+#define MAX_BATCHES (INT64_C(1) << 53) /* far from where counting would overflow */
+
 static const struct {
     enum ser_training_array array;
     const char *name;
@@ -442,9 +444,12 @@ static int check(const ser_trainer *t, const contents *c, const state_list *list
         return ser_fail(SER_ERR_MISMATCH, "%s: average is %g, but the trainer's is %g",
                         c->state_name, c->average, (double)t->options.average);
     }
-    if (c->rate_factor < 0.0) {
-        return ser_fail(SER_ERR_FORMAT, "%s: rate_factor is %g, must be 0 or more", c->state_name,
+    if (!(c->rate_factor >= 0.0 && c->rate_factor <= 1e6)) { /* as ser_trainer_set_rate */
+        return ser_fail(SER_ERR_FORMAT, "%s: rate_factor is %g, not within 0..1e6", c->state_name,
                         c->rate_factor);
+    }
+    if (c->step > INT32_MAX || c->updates > INT32_MAX || c->batches > MAX_BATCHES) {
+        return ser_fail(SER_ERR_FORMAT, "%s: step, updates or batches out of range", c->state_name);
     }
     int status = check_config(t, &c->model);
     if (status == 0) {

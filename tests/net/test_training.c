@@ -172,6 +172,43 @@ START_TEST(gradients_logmel)
 }
 END_TEST
 
+/* q, k and v share a place in the arrays; a frozen one adds nothing to the norm that is clipped. */
+START_TEST(frozen_keys_do_not_count)
+{
+    fixture f;
+    open_fixture(&f, NET_BASE);
+    for (size_t i = 0; i < f.params->count; i++) {
+        const int32_t role = f.params->list[i].role;
+        f.rates[i] = role == SER_PARAM_Q_WEIGHT || role == SER_PARAM_V_WEIGHT ? 1e-3F : 0.0F;
+    }
+    const ser_training_options options = {
+        .rates = f.rates, .decays = f.decays, .beta1 = 0.9F, .beta2 = 0.999F, .eps = 1e-8F};
+    ser_training *training;
+    assert_ok(ser_training_create(f.random.net, &options, 1, &training));
+    float losses[CLIPS];
+    assert_ok(ser_training_accumulate(training, &f.batch, losses, NULL));
+    double sum = 0.0;
+    for (size_t i = 0; i < f.params->count; i++) {
+        const size_t count = (size_t)ser_param_elements(&f.params->list[i]);
+        float *gradient = malloc(count * sizeof *gradient);
+        if (f.rates[i] > 0.0F) {
+            assert_ok(ser_training_gradient(training, i, gradient));
+            for (size_t k = 0; k < count; k++) {
+                sum += (double)gradient[k] * (double)gradient[k];
+            }
+        }
+        free(gradient);
+    }
+    const ser_update update = {.rate = 1.0F, .gradient_scale = 1.0F};
+    double norm;
+    bool skipped;
+    assert_ok(ser_training_update(training, &update, &norm, &skipped));
+    ck_assert_double_eq_tol(norm, sqrt(sum), 1e-9 * norm);
+    ser_training_free(training);
+    close_fixture(&f);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("training");
@@ -180,6 +217,7 @@ int main(void)
     tcase_add_test(tcase, gradients_base);
     tcase_add_test(tcase, gradients_large);
     tcase_add_test(tcase, gradients_logmel);
+    tcase_add_test(tcase, frozen_keys_do_not_count);
     suite_add_tcase(suite, tcase);
     return harness_run(suite);
 }

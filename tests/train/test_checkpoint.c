@@ -72,7 +72,7 @@ START_TEST(without_note_and_average)
 }
 END_TEST
 
-/* Interrupted after any update, and more than once: the same bits as in one go. */
+/* Interrupted before the first or after any update, and more than once: the same bits as in one go. */
 START_TEST(resumed_is_uninterrupted)
 {
     enum { BATCHES = 12 };
@@ -82,9 +82,8 @@ START_TEST(resumed_is_uninterrupted)
         train(0, BATCHES);
         snapshot whole = take_snapshot();
         start_over(kind, 1);
-        train(0, 2);
         save(path, NULL);
-        for (int done = 2; done < BATCHES; done += 2) {
+        for (int done = 0; done < BATCHES; done += 2) {
             start_over(kind, 100 + (uint64_t)done);
             assert_ok(ser_trainer_restore(trainer, path, NULL));
             ck_assert_int_eq(ser_trainer_steps(trainer), done / 2);
@@ -350,6 +349,9 @@ START_TEST(states)
         {"\"batches\": 2", "\"batches\":[]", SER_ERR_FORMAT, "batches is []"},
         {"\"updates\": 1", "\"updates\":\"\"", SER_ERR_FORMAT, "updates is \"\""},
         {"\"rate_factor\": 1.0", "\"rate_factor\": -1", SER_ERR_FORMAT, "rate_factor is -1"},
+        {"\"rate_factor\": 1.0", "\"rate_factor\": 9e9", SER_ERR_FORMAT, "rate_factor is 9e+09"},
+        {"\"step\": 1,\n \"batches\": 2,\n \"updates\": 1",
+         "\"step\":9999999999,\"batches\":2,\"updates\":1", SER_ERR_FORMAT, "out of range"},
         {"\"rate_factor\": 1.0", "\"rate_factor\":nul", SER_ERR_FORMAT, "state.json"},
         {"\"average\": 0.8", "\"average\": 0 ,", SER_ERR_FORMAT, "state.json"},
         {"\"note\": \"n\"", "\"note\": 1", SER_ERR_FORMAT, "note is 1"},

@@ -444,6 +444,25 @@ END_TEST
 
 /* --- Without memory --- */
 
+START_TEST(freeing_needs_no_memory)
+{
+    size_t count;
+    make_model(_i, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, CLIPS);
+    step(batch);
+    ser_batch_free(&batch);
+    float *trained = weights(&count);
+    ser_mem_fail_at(1, true);
+    ser_trainer_free(&trainer);
+    ser_mem_fail_at(0, false);
+    float *left = weights(&count);
+    ck_assert_mem_eq(trained, left, count * sizeof *left);
+    free(trained);
+    free(left);
+}
+END_TEST
+
 static int whole_run(void)
 {
     ser_trainer *t;
@@ -517,6 +536,7 @@ int main(void)
     tcase_add_loop_test(tc, saved_models_have_the_average_and_the_temperature, 0, KINDS);
     tcase_add_test(tc, the_training_summary_is_an_object);
     tcase_add_test(tc, a_freed_trainer_leaves_the_weights_in_use);
+    tcase_add_loop_test(tc, freeing_needs_no_memory, 0, KINDS);
     tcase_add_loop_test(tc, every_allocation_may_fail, 0, KINDS);
     suite_add_tcase(suite, tc);
     return harness_run(suite);

@@ -17,6 +17,7 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
+    c_uint8,
     c_uint64,
     c_void_p,
 )
@@ -124,6 +125,8 @@ class model_options(Structure):
         ("strict", c_int32),
         ("seed", c_uint64),
         ("max_header_size", c_uint64),
+        ("layer_mix", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -158,6 +161,104 @@ class prediction(Structure):
         ("embedding_count", c_size_t),
         ("flags", c_int32),
         ("reserved", c_int32),
+    ]
+
+
+# --- train.h
+
+SCHEDULE_CONSTANT = 0
+SCHEDULE_LINEAR = 1
+SCHEDULE_COSINE = 2
+
+
+class augment_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("speed_probability", c_float),
+        ("speed", c_float),
+        ("gain_db", c_float),
+        ("noise_probability", c_float),
+        ("noise_snr_low", c_float),
+        ("noise_snr_high", c_float),
+        ("silence_probability", c_float),
+        ("silence", c_float),
+        ("crop_probability", c_float),
+        ("crop", c_float),
+        ("lowpass_probability", c_float),
+        ("lowpass_low", c_float),
+        ("max_seconds", c_float),
+        ("mel_warp", c_float),
+        ("mel_tilt", c_float),
+        ("mel_ripple", c_float),
+        ("mel_channel_spans", c_int32),
+        ("mel_channel_width", c_int32),
+        ("mel_time_spans", c_int32),
+        ("mel_time_width", c_int32),
+    ]
+
+
+class trainer_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("seed", c_uint64),
+        ("steps", c_int64),
+        ("warmup_steps", c_int64),
+        ("schedule", c_int32),
+        ("accumulate", c_int32),
+        ("rate", c_float),
+        ("head_rate", c_float),
+        ("layer_decay", c_float),
+        ("weight_decay", c_float),
+        ("beta1", c_float),
+        ("beta2", c_float),
+        ("eps", c_float),
+        ("clip_norm", c_float),
+        ("average", c_float),
+        ("label_smoothing", c_float),
+        ("class_weights", POINTER(c_float)),
+        ("projection_dropout", c_float),
+        ("hidden_dropout", c_float),
+        ("attention_dropout", c_float),
+        ("activation_dropout", c_float),
+        ("classifier_dropout", c_float),
+        ("layer_drop", c_float),
+        ("mask_time_probability", c_float),
+        ("mask_time_length", c_int32),
+        ("mask_channel_probability", c_float),
+        ("mask_channel_length", c_int32),
+        ("freeze_features", c_int32),
+        ("freeze_layers", c_int32),
+        ("freeze", c_char_p),
+        ("cache_bytes", c_uint64),
+        ("max_skipped", c_int32),
+        ("augment", augment_options),
+    ]
+
+
+class clip(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("audio", c_void_p),
+        ("id", c_uint64),
+        ("label", c_int32),
+        ("weight", c_float),
+        ("targets", POINTER(c_float)),
+        ("classes", POINTER(c_uint8)),
+    ]
+
+
+class step_result(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("step", c_int64),
+        ("updated", c_int32),
+        ("skipped", c_int32),
+        ("loss", c_double),
+        ("gradient_norm", c_double),
+        ("rate", c_double),
+        ("head_rate", c_double),
+        ("correct", c_int32),
+        ("bad_clip", c_int64),
     ]
 
 
@@ -202,6 +303,10 @@ FUNCTIONS = {
         c_int,
         [_handle, c_char_p, POINTER(c_char_p), c_size_t, POINTER(model_options), _out],
     ),
+    "model_create_from_config": (
+        c_int,
+        [_handle, c_char_p, POINTER(c_char_p), c_size_t, POINTER(model_options), _out],
+    ),
     "model_save": (c_int, [_handle, c_char_p]),
     "model_label_count": (c_size_t, [_handle]),
     "model_label": (c_char_p, [_handle, c_size_t]),
@@ -218,6 +323,23 @@ FUNCTIONS = {
     "predict_batch": (c_int, [_handle, POINTER(c_void_p), c_size_t, POINTER(c_float), c_size_t]),
     "predictor_get_prediction": (c_int, [_handle, c_size_t, POINTER(prediction)]),
     "predictor_free": (None, [_out]),
+    "trainer_options_init": (None, [POINTER(trainer_options), c_size_t]),
+    "trainer_create": (c_int, [_handle, POINTER(trainer_options), _out]),
+    "batch_create": (c_int, [_handle, POINTER(clip), c_size_t, c_int64, c_int32, _out]),
+    "batch_free": (None, [_out]),
+    "trainer_observe": (c_int, [_handle, _handle]),
+    "trainer_settle": (c_int, [_handle]),
+    "train_step": (c_int, [_handle, _handle, POINTER(step_result)]),
+    "trainer_evaluate": (c_int, [_handle, _handle, POINTER(c_float), POINTER(c_float)]),
+    "trainer_use_average": (c_int, [_handle, c_int32]),
+    "trainer_set_rate": (c_int, [_handle, c_double]),
+    "trainer_cancel": (None, [_handle]),
+    "trainer_steps": (c_int64, [_handle]),
+    "trainer_trained_count": (c_uint64, [_handle]),
+    "trainer_save": (c_int, [_handle, c_char_p, c_char_p]),
+    "trainer_restore": (c_int, [_handle, c_char_p, POINTER(c_char_p)]),
+    "trainer_save_model": (c_int, [_handle, c_char_p, c_double, c_char_p]),
+    "trainer_free": (None, [_out]),
 }
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import numbers
+import operator
+from typing import Any
 
 from . import _ffi
 from ._errors import error_of
@@ -34,6 +37,25 @@ def options(structure: type, name: str):
     out = structure()
     getattr(lib, f"ser_{name}_init")(ctypes.byref(out), ctypes.sizeof(out))
     return out
+
+
+def set_option(structure: ctypes.Structure, field: str, value: Any, part: str = "") -> None:
+    """A number into a field; ctypes alone would cut it to the field's width in silence."""
+    kind, name = dict(structure._fields_).get(field), part + field
+    if kind is None or field == "struct_size":
+        raise TypeError(f"there is no option {name!r}")
+    if kind in (ctypes.c_float, ctypes.c_double):
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a number, not {value!r}")
+        setattr(structure, field, float(value))
+        return
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
+    if kind(number).value != number:
+        raise ValueError(f"{name} is {number}, which does not fit {ctypes.sizeof(kind)} bytes")
+    setattr(structure, field, number)
 
 
 def version() -> str:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Sequence
 from . import _ffi
 from ._errors import SerError
 from ._input import Audio, fs_path, is_many, open_audio
-from ._library import check, lib, options
+from ._library import check, lib, options, set_option
 
 # Clips that are in memory together when a list is predicted.
 _CHUNK = 64
@@ -30,6 +30,26 @@ def _open_device(name: str, threads: int) -> ctypes.c_void_p:
     device = ctypes.c_void_p()
     check(lib.ser_device_open(ctypes.byref(chosen), ctypes.byref(device)))
     return device
+
+
+def _given_labels(labels: Sequence[str]) -> list[bytes]:
+    if isinstance(labels, (str, bytes)):
+        raise TypeError("labels must be a list of names")
+    labels = list(labels)
+    if not all(isinstance(name, str) for name in labels):
+        raise TypeError("labels must be strings")
+    names = [name.encode() for name in labels]
+    if any(b"\0" in name for name in names):
+        raise ValueError("a label contains a null byte")
+    return names
+
+
+def config_text(config: Any, name: str) -> bytes:
+    """JSON text as it is, a dict as JSON text."""
+    text = config if isinstance(config, str) else json.dumps(config, allow_nan=False)
+    if "\0" in text:
+        raise ValueError(f"{name} contains a null character")
+    return text.encode()
 
 
 class _Handles:
@@ -70,6 +90,17 @@ class _Handles:
         with self.lock:
             return ctypes.c_void_p(lib.ser_model_ref(self.check_open()))
 
+    def train(self, chosen: _ffi.trainer_options) -> ctypes.c_void_p:
+        """A trainer, which has the model alone: the idle predictors go."""
+        self.check_process()
+        with self.lock:
+            model = self.check_open()
+            while self.idle:
+                lib.ser_predictor_free(ctypes.byref(self.idle.pop()))
+            trainer = ctypes.c_void_p()
+            check(lib.ser_trainer_create(model, ctypes.byref(chosen), ctypes.byref(trainer)))
+            return trainer
+
     def put(self, predictor: ctypes.c_void_p) -> None:
         if os.getpid() != self.pid:
             return
@@ -101,19 +132,24 @@ class Model:
       1.0), int16 or int32; these need `sampling_rate`
     - a dict {"array" or "raw": samples, "sampling_rate": Hz}
 
-    and a list of clips gives a list (or array) of results.
+    and a list of clips gives a list (or array) of results. While a ser.Trainer has the model, it
+    refuses to predict and to be saved (SerError, SER_ERR_BUSY).
     """
 
     def __init__(self, path: Any = None, device: str = "auto", threads: int = 0) -> None:
+        if isinstance(path, (bytes, bytearray, memoryview)):
+            data = bytes(path)
+            self._open(device, threads, lib.ser_model_load_memory, data, len(data), None)
+        else:
+            name = None if path is None else fs_path(path)
+            self._open(device, threads, lib.ser_model_load, name, None)
+
+    def _open(self, device: str, threads: int, function: Any, *arguments: Any) -> None:
+        """Take the model that `function`(device, *arguments, out) makes."""
         opened = _open_device(device, threads)
         model = ctypes.c_void_p()
         try:
-            if isinstance(path, (bytes, bytearray, memoryview)):
-                path = bytes(path)
-                check(lib.ser_model_load_memory(opened, path, len(path), None, ctypes.byref(model)))
-            else:
-                name = None if path is None else fs_path(path)
-                check(lib.ser_model_load(opened, name, None, ctypes.byref(model)))
+            check(function(opened, *arguments, ctypes.byref(model)))
             self._device = lib.ser_device_name(opened).decode()
         finally:
             lib.ser_device_free(ctypes.byref(opened))
@@ -135,6 +171,41 @@ class Model:
         is "auto", "cpu", "cuda" or "cuda:N"; `threads` are the CPU threads per call, 0 for all.
         """
         return cls(path, device, threads)
+
+    @classmethod
+    def create(
+        cls,
+        backbone: Any = None,
+        *,
+        config: Any = None,
+        labels: Sequence[str],
+        seed: int = 0,
+        layer_mix: bool = False,
+        device: str = "auto",
+        threads: int = 0,
+    ) -> Model:
+        """An untrained model for ser.Trainer, with 2 to 1000 distinct `labels`.
+
+        Either `backbone`, a transformers directory whose pre-trained network gets a fresh head, or
+        `config`, an architecture with random weights: "ser-mini", or a dict or JSON text as
+        models/FORMAT.md describes. `seed` draws what is fresh; with `layer_mix` the head sees a
+        learned mix of all hidden states instead of the last. `device` and `threads` as for load().
+        """
+        if (backbone is None) == (config is None):
+            raise TypeError("create() takes either a backbone or a config")
+        names = _given_labels(labels)
+        chosen = options(_ffi.model_options, "model_options")
+        set_option(chosen, "seed", seed)
+        chosen.layer_mix = bool(layer_mix)
+        if backbone is not None:
+            function, source = lib.ser_model_create, fs_path(backbone)
+        else:
+            function = lib.ser_model_create_from_config
+            source = config_text(config, "config")
+        array = (ctypes.c_char_p * len(names))(*names)
+        model = cls.__new__(cls)
+        model._open(device, threads, function, source, array, len(names), ctypes.byref(chosen))
+        return model
 
     # --- Facts
 

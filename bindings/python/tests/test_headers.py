@@ -10,19 +10,22 @@ from helpers import ROOT
 import ser
 from ser import _ffi
 from ser._library import lib
+from ser._library import options as library_options
 
 
 class Headers(unittest.TestCase):
-    HANDLES = "device audio reader model predictor".split()
+    HANDLES = "device audio reader model predictor trainer batch".split()
     STRUCTS = (
-        "device_options audio_options audio_info model_options predictor_options prediction".split()
-    )
+        "device_options audio_options audio_info model_options predictor_options prediction "
+        "augment_options trainer_options clip step_result"
+    ).split()
     SCALARS = {
         "void": None,
         "int": ctypes.c_int,
         "int32_t": ctypes.c_int32,
         "int64_t": ctypes.c_int64,
         "uint64_t": ctypes.c_uint64,
+        "uint8_t": ctypes.c_uint8,
         "size_t": ctypes.c_size_t,
         "double": ctypes.c_double,
         "float": ctypes.c_float,
@@ -45,8 +48,8 @@ class Headers(unittest.TestCase):
         if name in self.HANDLES:
             return {1: ctypes.c_void_p, 2: ctypes.POINTER(ctypes.c_void_p)}[stars]
         if name in self.STRUCTS:
-            self.assertEqual(stars, 1)
-            return ctypes.POINTER(getattr(_ffi, name))
+            structure = getattr(_ffi, name)
+            return {0: structure, 1: ctypes.POINTER(structure)}[stars]
         if base == "char":
             return {1: ctypes.c_char_p, 2: ctypes.POINTER(ctypes.c_char_p)}[stars]
         if base == "void" and stars:
@@ -103,11 +106,10 @@ class Headers(unittest.TestCase):
             found.add(name)
             fields = []
             for declaration in filter(None, (part.strip() for part in body.split(";"))):
-                kind, stars, field = re.fullmatch(
-                    r"(?:const\s+)?(\w+)\s+(\**)(\w+)", declaration
+                kind, names = re.fullmatch(
+                    r"((?:const\s+)?\w+\s+\**)(\w+(?:\s*,\s*\w+)*)", declaration
                 ).groups()
-                kind = self.SCALARS[kind]
-                fields.append((field, ctypes.POINTER(kind) if stars else kind))
+                fields += [(field, self.expected(kind)) for field in re.split(r"\s*,\s*", names)]
             self.assertEqual(getattr(_ffi, name)._fields_, fields, name)
         self.assertEqual(found, set(self.STRUCTS))
 
@@ -123,8 +125,28 @@ class Headers(unittest.TestCase):
                 "strict": 0,
                 "any_format": 0,
             },
-            "model_options": {"precision": 0, "strict": 0, "seed": 0, "max_header_size": 16 << 20},
+            "model_options": {
+                "precision": 0,
+                "strict": 0,
+                "seed": 0,
+                "max_header_size": 16 << 20,
+                "layer_mix": 0,
+                "reserved": 0,
+            },
             "predictor_options": {"max_batch": 8, "threads": 0, "max_seconds": 0, "window": 0},
+            "trainer_options": {
+                "seed": 0,
+                "steps": 1000,
+                "warmup_steps": -1,
+                "schedule": _ffi.SCHEDULE_LINEAR,
+                "accumulate": 1,
+                "layer_decay": 1,
+                "mask_time_length": 10,
+                "freeze_features": 1,
+                "freeze": None,
+                "cache_bytes": 2 << 30,
+                "max_skipped": 10,
+            },
         }
         for name, values in defaults.items():
             kind = getattr(_ffi, name)
@@ -136,6 +158,8 @@ class Headers(unittest.TestCase):
                 self.assertEqual(options.struct_size, size)
                 self.assertEqual({field: getattr(options, field) for field in values}, values)
                 self.assertEqual(bytes(buffer[size:]), b"\xaa" * 16)
+        trainer = library_options(_ffi.trainer_options, "trainer_options")
+        self.assertEqual(trainer.augment.struct_size, ctypes.sizeof(_ffi.augment_options))
 
     def test_version(self):
         parts = [

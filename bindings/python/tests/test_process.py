@@ -154,6 +154,34 @@ assert model.predict(clip) == before
 """)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
+    def test_fork_of_a_trainer(self):
+        done = self.run_python("""
+import os, ser
+model = ser.Model.load(path)
+trainer = ser.Trainer(model)
+batch = trainer.batch([clip], [0])
+trainer._handles.work.acquire()  # as another thread might hold it
+pid = os.fork()
+if pid == 0:
+    for call in (lambda: trainer.step(batch), lambda: trainer.batch([clip]), trainer.cancel):
+        try:
+            call()
+        except ser.SerError as error:
+            assert error.name == "SER_ERR_BUSY" and "fork" in str(error), error
+        else:
+            os._exit(3)
+    trainer.close()
+    del batch, trainer
+    with ser.Model.load(path) as own, ser.Trainer(own) as other:
+        step = other.step(other.batch([clip], [0])).step
+    os._exit(0 if step == 1 else 4)
+trainer._handles.work.release()
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert status == 0, status
+assert trainer.step(batch).step == 1
+""")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_without_numpy(self):
         done = self.run_python("""
 import sys
@@ -194,6 +222,27 @@ threading.Thread(target=work, daemon=True).start()
 model.predict(clip)
 windows = model.predict_windows(clip, window=0.5)
 next(windows)
+trainer = ser.Trainer(ser.Model.load(path))
+batch = trainer.batch([clip], [0])
+trainer.step(batch)
+""")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_exit_while_a_thread_trains(self):
+        done = self.run_python("""
+import threading, ser
+trainer = ser.Trainer(ser.Model.load(path))
+batch = trainer.batch([clip], [0])
+started = threading.Event()
+def work():
+    try:
+        while True:
+            trainer.step(batch)
+            started.set()
+    except Exception as error:
+        assert "closed" in str(error), error
+threading.Thread(target=work, daemon=True).start()
+started.wait(30)
 """)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
