@@ -19,7 +19,7 @@ typedef struct label_rule {
 
 /* All zero is: no rules. */
 typedef struct label_rules {
-    label_rule *aliases; /* --alias from=to, and --label name (from = to = name) */
+    label_rule *aliases; /* --alias from=to; from = to takes a new label as it is */
     size_t alias_count;
     label_rule *merges; /* --merge from=to, applied one after the other, behind the drops */
     size_t merge_count;
@@ -45,7 +45,7 @@ const char *labels_resolve(label_rules *rules, const char *text, bool *dropped);
  * none is near. */
 const char *labels_nearest(const label_rules *rules, const char *text, const char **label);
 
-/* "FROM=TO" or "FROM,FROM2=TO" of --merge and --alias, a list of names for --drop and --label.
+/* "FROM=TO" or "FROM,FROM2=TO" of --merge and --alias, a list of names for --drop.
  * 0 or MESSAGE_EXIT_USAGE after a message. */
 int labels_add_alias(label_rules *rules, const char *spec);
 int labels_add_merge(label_rules *rules, const char *spec);

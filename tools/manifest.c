@@ -351,15 +351,16 @@ static void report_unknown(manifest *m)
         const unknown_label *u = &m->unknown[i];
         const char *label = NULL;
         const char *nearest = labels_nearest(&m->ds->rules, u->text, &label);
-        char hint[3 * LABELS_SIZE];
+        char hint[4 * LABELS_SIZE];
         if (nearest != NULL && strcmp(nearest, label) != 0) {
             snprintf(hint, sizeof hint, "did you mean '%s' (%s)?", nearest, label);
         } else if (nearest != NULL) {
             snprintf(hint, sizeof hint, "did you mean '%s'?", nearest);
         } else {
             snprintf(hint, sizeof hint,
-                     "map it with --alias, take it with --label or leave it "
-                     "out with --drop");
+                     "map it with --alias, take it as it is with --alias %s=%s or leave it "
+                     "out with --drop",
+                     u->text, u->text);
         }
         message_error("%s: line %d: the label '%s' is not known (%zu row%s); %s", m->file,
                       (int)u->line, u->text, u->rows, u->rows == 1 ? "" : "s", hint);

@@ -12,9 +12,9 @@
 static const struct {
     const char *name, *model;
 } goldens[] = {
-    {"attention_pool", "tests/golden/attention_pool.model.safetensors"},
-    {"large", "tests/golden/large"},
-    {"logmel", "tests/golden/logmel.model.safetensors"},
+    {"attention_pool", "attention_pool.model.safetensors"},
+    {"large", "large"},
+    {"logmel", "logmel.model.safetensors"},
 };
 
 enum { GOLDENS = sizeof goldens / sizeof *goldens, CLIPS = 3, MAX_CLASSES = 16, STEPS = 10 };
@@ -86,17 +86,21 @@ static void make_trainable(fixture *f)
 
 static void open_fixture(fixture *f, int which)
 {
-    char path[128];
+    char path[4096];
+    char model[4096];
     ser_file file;
     int directory;
     ser_model_options options;
     *f = (fixture){.batch = {.count = CLIPS}};
-    snprintf(path, sizeof path, "tests/golden/%s.training.safetensors", goldens[which].name);
+    /* harness_data's answer lasts until its next call */
+    snprintf(model, sizeof model, "%s/%s", harness_data("golden"), goldens[which].model);
+    snprintf(path, sizeof path, "%s/%s.training.safetensors", harness_data("golden"),
+             goldens[which].name);
     assert_ok(ser_file_open(path, &file, &directory));
     assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, &f->file));
     assert_ok(ser_device_create(SER_DEVICE_CPU, 0, 2, &f->device));
     ser_model_options_init(&options, sizeof options);
-    assert_ok(ser_model_open(f->device, goldens[which].model, &options, &f->model));
+    assert_ok(ser_model_open(f->device, model, &options, &f->model));
     for (int b = 0; b < CLIPS; b++) {
         size_t count;
         snprintf(path, sizeof path, "input.%d", b);
