@@ -11,11 +11,15 @@ import math
 import os
 import random
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
 import unittest
 import wave
+
+# The tools leave a signal ignored that was so when they started, as under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PREDICT = os.environ.get("SER_PREDICT", "ser-predict")
 LABELS = ["neutral", "happy", "very sad", 'an"gry', "\u00e4rger, laut"]
