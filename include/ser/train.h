@@ -78,10 +78,11 @@ typedef struct ser_trainer_options {
     float label_smoothing; /**< default 0 */
     const float *class_weights; /**< [label_count], or NULL (default): all 1; copied */
     float projection_dropout, hidden_dropout, attention_dropout, activation_dropout;
-    float classifier_dropout;    /**< defaults 0.1, 0.1, 0.1, 0, 0.1 */
-    float layer_drop;            /**< probability that a step skips a block; default 0 */
-    float mask_time_probability; /**< share of frames masked in spans (wav2vec 2.0); default 0.05 */
-    int32_t mask_time_length;    /**< frames per span; default 10 */
+    float classifier_dropout; /**< defaults 0.1, 0.1, 0.1, 0, 0.1 */
+    float layer_drop;         /**< probability that a step skips a block; default 0 */
+    float
+        mask_time_probability; /**< share of frames masked in spans (wav2vec 2.0), also where the backbone is frozen; default 0.05 */
+    int32_t mask_time_length;  /**< frames per span; default 10 */
     float mask_channel_probability; /**< share of channels masked in spans; default 0 */
     int32_t mask_channel_length;    /**< channels per span; default 10 */
     int32_t freeze_features;        /**< 1 (default): the convolutions on the waveform stay as they
@@ -180,7 +181,7 @@ SER_API int ser_trainer_use_average(ser_trainer *trainer, int32_t use);
  * earlier factor. Errors: ARGUMENT. Since 0.1. */
 SER_API int ser_trainer_set_rate(ser_trainer *trainer, double factor);
 
-/** Make the running or next step return CANCELLED, once. Any thread, also a signal handler. Since
+/** Make the next step or evaluation return CANCELLED, once; one that runs finishes first. Any thread, also a signal handler. Since
  * 0.1. */
 SER_API void ser_trainer_cancel(ser_trainer *trainer);
 
@@ -202,7 +203,9 @@ SER_API int ser_trainer_save(ser_trainer *trainer, const char *path, const char 
  * Go on from a checkpoint of the same model architecture and options that matter (trained
  * parameters, average); the weights are replaced. `*note` (may be NULL) is borrowed from the trainer
  * until the next restore. Every file is checked against its checksum first: after an error the
- * trainer is unchanged. Errors: ARGUMENT, IO, FORMAT, VERSION (newer), MISMATCH, MEMORY. Since 0.1.
+ * trainer is unchanged, but for MEMORY or DEVICE in the middle of taking over what was checked. Like
+ * ser_trainer_settle not beside ser_batch_create. The caller answers for the same seed, schedule and
+ * accumulation as before. Errors: ARGUMENT, IO, FORMAT, VERSION (newer), MISMATCH, MEMORY. Since 0.1.
  */
 SER_API int ser_trainer_restore(ser_trainer *trainer, const char *path, const char **note);
 

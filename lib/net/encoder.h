@@ -29,6 +29,11 @@ void ser_residual_backward(ser_pass *pass, ser_residual r, const ser_norm_tape *
  * `stage`. */
 ser_norm_tape *ser_residual_tape(ser_pass *pass, int32_t stage, int64_t rows, ser_norm_tape *tape);
 
+/* Whether the mix's own gradient reads every hidden state, also where nothing below is trained; a
+ * tensor that may become a hidden state, which `stage` or the mix needs in the backward half. */
+bool ser_pass_keeps_hidden(const ser_pass *pass);
+ser_tensor ser_pass_save_hidden(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols);
+
 /* Features -> projected features -> input of block 0. Each takes over its input. */
 ser_tensor ser_projection_forward(ser_pass *pass, ser_tensor features);
 ser_tensor ser_projection_backward(ser_pass *pass, ser_tensor dy);

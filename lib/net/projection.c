@@ -102,7 +102,8 @@ ser_tensor ser_position_forward(ser_pass *pass, ser_tensor x)
     const bool post_norm = net->arch.encoder_norm == SER_ENCODER_POST_NORM;
     ser_pos_conv_args args = position_args(pass, x);
     args.z = trains ? ser_pass_save(pass, stage, x.rows, x.cols) : ABSENT;
-    args.y = ser_pass_save(pass, stage + (post_norm ? 0 : 1), x.rows, x.cols);
+    args.y = post_norm ? ser_pass_save(pass, stage, x.rows, x.cols)
+                       : ser_pass_save_hidden(pass, stage + 1, x.rows, x.cols);
     if (pass->status == 0) {
         pass->status = ser_pos_conv_fwd(pass->queue, &args);
     }
@@ -111,8 +112,8 @@ ser_tensor ser_position_forward(ser_pass *pass, ser_tensor x)
     if (post_norm) {
         ser_norm_tape *tape =
             trains ? ser_residual_tape(pass, stage, x.rows, &pass->tape->start) : NULL;
-        bool apart = ser_pass_reaches(pass, stage + 1);
-        y = apart ? ser_pass_save(pass, stage + 1, x.rows, x.cols) : args.y;
+        bool apart = ser_pass_reaches(pass, stage + 1) || ser_pass_keeps_hidden(pass);
+        y = apart ? ser_pass_save_hidden(pass, stage + 1, x.rows, x.cols) : args.y;
         ser_residual_forward(pass, (ser_residual){.norm = &net->encoder_norm}, args.y, ABSENT,
                              ABSENT, y, tape);
         if (apart) {

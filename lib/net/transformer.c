@@ -72,19 +72,6 @@ static ser_tensor note_hidden_backward(ser_pass *pass, int32_t index, int32_t st
     return wanted ? args.dx : dx;
 }
 
-/* The mix's own gradient reads every hidden state, also where nothing below is trained. */
-static bool keeps_hidden(const ser_pass *pass)
-{
-    return pass->tape != NULL && pass->net->layer_mix_gradient.rows > 0;
-}
-
-/* A tensor that may become a hidden state. */
-static ser_tensor save_hidden(ser_pass *pass, int32_t stage, ser_tensor like)
-{
-    const int32_t head = ser_stage_head(pass->arch);
-    return ser_pass_save(pass, keeps_hidden(pass) ? head : stage, like.rows, like.cols);
-}
-
 /* --- Post-norm blocks: x = LN(x + ser_block_attention(x)); x = LN(x + ffn(x)) --- */
 
 static ser_residual middle_residual(const ser_pass *pass, int32_t i, const ser_norm *norm)
@@ -118,8 +105,8 @@ static ser_tensor post_norm_block(ser_pass *pass, int32_t i, ser_tensor x)
     h = ser_block_feed_forward(pass, i, n);
     ser_norm_tape *end =
         trains ? ser_residual_tape(pass, stage, x.rows, &pass->tape->blocks[i].end) : NULL;
-    const bool apart = ser_pass_reaches(pass, stage + 1) || keeps_hidden(pass);
-    ser_tensor y = apart ? save_hidden(pass, stage + 1, x) : h;
+    const bool apart = ser_pass_reaches(pass, stage + 1) || ser_pass_keeps_hidden(pass);
+    ser_tensor y = apart ? ser_pass_save_hidden(pass, stage + 1, x.rows, x.cols) : h;
     ser_residual_forward(pass, end_residual(pass, i, &block->final_norm), n, h, trains ? h : ABSENT,
                          y, end);
     if (apart) {
@@ -225,10 +212,10 @@ static stream pre_norm_block(ser_pass *pass, int32_t i, stream s)
         pass->tape != NULL ? ser_residual_tape(pass, next.stage, h.rows, &pass->tape->blocks[i].end)
                            : NULL;
     /* What the backward half reads must not be a temporary of a block that it does not reach. */
-    const bool held = !trains && (end != NULL || keeps_hidden(pass));
+    const bool held = !trains && (end != NULL || ser_pass_keeps_hidden(pass));
     ser_tensor x = held ? ser_pass_save(pass, ser_stage_head(pass->arch), h.rows, h.cols) : y;
-    const bool apart = end != NULL || keeps_hidden(pass);
-    ser_tensor after = apart ? save_hidden(pass, next.stage, h) : n;
+    const bool apart = end != NULL || ser_pass_keeps_hidden(pass);
+    ser_tensor after = apart ? ser_pass_save_hidden(pass, next.stage, h.rows, h.cols) : n;
     ser_residual_forward(pass, end_residual(pass, i, next.norm), h, y, x, after, end);
     ser_pass_give(pass, h);
     if (held) {
@@ -246,7 +233,7 @@ static ser_tensor pre_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
     const next_norm next = norm_after(pass, -1);
     ser_norm_tape *tape =
         pass->tape != NULL ? ser_residual_tape(pass, next.stage, x.rows, &pass->tape->start) : NULL;
-    stream s = {x, save_hidden(pass, next.stage, x)};
+    stream s = {x, ser_pass_save_hidden(pass, next.stage, x.rows, x.cols)};
     ser_residual_forward(pass, (ser_residual){.norm = next.norm}, x, ABSENT, ABSENT, s.n, tape);
     note_hidden(pass, 0, layers > 0 ? s.x : s.n, mix);
     for (int32_t i = 0; i < layers; i++) {

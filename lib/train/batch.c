@@ -192,6 +192,8 @@ int ser_batch_make(const ser_batch_source *source, const ser_clip *clips, size_t
         return SER_ERR_MEMORY;
     }
     *b = (ser_batch){.owner = source->owner,
+                     .label_count = source->config->label_count,
+                     .bins = source->config->arch.mel.bins,
                      .count = (int64_t)count,
                      .augmented = augment,
                      .same_waveform = true};

@@ -23,6 +23,8 @@ typedef struct ser_batch_source {
 
 struct ser_batch {
     const void *owner;
+    size_t label_count; /* with bins: a trainer that lies where an earlier one lay is found out */
+    int32_t bins;
     int64_t count;
     bool augmented;
     float **samples;  /* [count], front end and waveform augmentation applied */

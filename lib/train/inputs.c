@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "train/inputs.h"
 
+#include <xxhash.h>
+
 #include "base/mem.h"
 #include "train/cache.h"
 
@@ -20,6 +22,12 @@ static void clear_missing(missing *m)
     ser_mem_free(m->features);
 }
 
+uint64_t ser_inputs_key(const ser_batch *batch, int64_t b)
+{
+    const size_t size = (size_t)batch->lengths[b] * sizeof(float);
+    return batch->ids[b] != 0 ? XXH3_64bits_withSeed(batch->samples[b], size, batch->ids[b]) : 0;
+}
+
 /* A place for the features of clip `b`: in the cache, or of our own. */
 static int make_place(ser_trainer *trainer, const ser_batch *batch, int64_t b, ser_inputs *inputs,
                       missing *m)
@@ -30,7 +38,8 @@ static int make_place(ser_trainer *trainer, const ser_batch *batch, int64_t b, s
     bool fits = ser_mul_size((size_t)frames, (size_t)arch->conv_dim[arch->conv_count - 1], &count);
     float *place = NULL;
     if (fits) {
-        place = ser_feature_cache_add(trainer->cache, batch->ids[b], batch->lengths[b], count);
+        place = ser_feature_cache_add(trainer->cache, ser_inputs_key(batch, b), batch->lengths[b],
+                                      count);
         m->added += place != NULL;
     }
     if (place == NULL) {
@@ -57,7 +66,7 @@ static int fill(ser_trainer *trainer, const ser_batch *batch, ser_inputs *inputs
     int status = 0;
     for (int64_t b = 0; b < batch->count && status == 0; b++) {
         inputs->features[b] =
-            ser_feature_cache_find(trainer->cache, batch->ids[b], batch->lengths[b]);
+            ser_feature_cache_find(trainer->cache, ser_inputs_key(batch, b), batch->lengths[b]);
         if (inputs->features[b] == NULL) {
             status = make_place(trainer, batch, b, inputs, m);
         }

@@ -11,6 +11,10 @@ typedef struct ser_inputs {
     int64_t count;
 } ser_inputs;
 
+/* Under which clip `b` is cached: its number and its samples, because numbers may be given twice, such
+ * as in training and in validation. 0: not at all. */
+uint64_t ser_inputs_key(const ser_batch *batch, int64_t b);
+
 /* Clear with ser_inputs_clear, also after a failure. */
 int ser_inputs_find(ser_trainer *trainer, const ser_batch *batch, ser_inputs *inputs);
 void ser_inputs_clear(ser_inputs *inputs);

@@ -28,7 +28,9 @@ typedef struct pass {
 
 static int check_batch(ser_trainer *t, const ser_batch *batch, const char *function)
 {
-    if (batch->owner != t) {
+    const ser_config *config = &t->model->config;
+    if (batch->owner != t || batch->label_count != config->label_count ||
+        batch->bins != config->arch.mel.bins) {
         return ser_fail(SER_ERR_ARGUMENT, "%s: the batch belongs to another trainer", function);
     }
     int status = ser_fork_check(t->model->fork_generation, "the trainer");
@@ -216,8 +218,12 @@ static int update(ser_trainer *t, double factor, ser_step_result *result)
     };
     bool skipped = false;
     int status = ser_training_update(t->training, &arguments, &result->gradient_norm, &skipped);
-    if (status != 0 || skipped) {
-        return status != 0 ? status : skip(t, NULL, result);
+    if (status != 0) {
+        (void)drop_gradients(t); /* whatever failed, the next update starts anew */
+        return status;
+    }
+    if (skipped) {
+        return skip(t, NULL, result);
     }
     t->step++;
     t->accumulated = 0;

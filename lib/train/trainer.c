@@ -179,7 +179,8 @@ int ser_trainer_observe_batch(ser_trainer *trainer, const ser_batch *batch)
     if (status != 0 || arch->features != SER_FEATURES_LOGMEL) {
         return status;
     }
-    if (batch->owner != trainer || batch->augmented) {
+    if (batch->owner != trainer || batch->bins != trainer->model->config.arch.mel.bins ||
+        batch->augmented) {
         return ser_fail(SER_ERR_ARGUMENT, "ser_trainer_observe: the batch %s",
                         batch->augmented ? "is augmented" : "belongs to another trainer");
     }

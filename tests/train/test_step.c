@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "train/cache.h"
+#include "train/inputs.h"
 
 START_TEST(ten_steps_reduce_the_loss)
 {
@@ -472,9 +473,27 @@ START_TEST(cached_features_are_used)
     make_trainer();
     ser_batch *batch = make_batch(0, 3);
     assert_ok(ser_trainer_evaluate(trainer, batch, before, NULL));
-    const float *features = ser_feature_cache_find(trainer->cache, 101, batch->lengths[1]);
+    const float *features =
+        ser_feature_cache_find(trainer->cache, ser_inputs_key(batch, 1), batch->lengths[1]);
     ck_assert_ptr_nonnull(features);
     ((float *)(uintptr_t)features)[5] += 1.0F;
+    assert_ok(ser_trainer_evaluate(trainer, batch, after, NULL));
+    ck_assert(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
+    ser_batch_free(&batch);
+}
+END_TEST
+
+/* Training and validation may both count from 1: another clip of that number and length is another. */
+START_TEST(a_number_given_twice_is_no_mistake)
+{
+    float before[3], after[3];
+    make_model(WAVE, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, 3);
+    assert_ok(ser_trainer_evaluate(trainer, batch, before, NULL));
+    for (int64_t i = 0; i < batch->lengths[1]; i++) {
+        batch->samples[1][i] = -batch->samples[1][i] * (float)(1 + i % 3);
+    }
     assert_ok(ser_trainer_evaluate(trainer, batch, after, NULL));
     ck_assert(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
     ser_batch_free(&batch);
@@ -541,6 +560,7 @@ int main(void)
     tcase_add_test(tc, rates_follow_the_schedule);
     tcase_add_test(tc, cached_features_change_nothing);
     tcase_add_test(tc, cached_features_are_used);
+    tcase_add_test(tc, a_number_given_twice_is_no_mistake);
     tcase_add_test(tc, a_failed_pass_leaves_no_features);
     tcase_add_test(tc, only_frozen_features_are_cached);
     suite_add_tcase(suite, tc);
