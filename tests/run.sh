@@ -78,6 +78,6 @@ run release "" ""
 run sanitize "-Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false" \
     "--timeout-multiplier 6"
 run threads "-Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dopenmp=disabled" \
-    "--timeout-multiplier 6 threads audio_threads predictor_failures model_api"
-CC=clang run clang "-Db_lundef=false" "--timeout-multiplier 2 --suite ops --suite net --suite model"
+    "--timeout-multiplier 6 threads audio_threads predictor_failures model_api batch"
+CC=clang run clang "-Db_lundef=false" "--timeout-multiplier 2 --suite ops --suite net --suite model --suite train"
 finish
