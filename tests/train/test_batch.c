@@ -554,6 +554,7 @@ int main(void)
 {
     Suite *suite = suite_create("batch");
     TCase *tcase = tcase_create("batch");
+    tcase_set_timeout(tcase, 120);
     tcase_add_checked_fixture(tcase, setup, teardown);
     tcase_add_test(tcase, as_at_prediction);
     tcase_add_test(tcase, middle_window_of_long_clips);
