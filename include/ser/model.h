@@ -27,7 +27,7 @@ typedef struct ser_model ser_model;
 
 /** Number formats of weights and activations. */
 enum {
-    SER_PRECISION_AUTO = 0, /**< the fastest that keeps the answer: f32 on the CPU */
+    SER_PRECISION_AUTO = 0, /**< f32 on the CPU, bf16 with f32 sums on CUDA */
     SER_PRECISION_F32 = 1,
     SER_PRECISION_BF16 = 2 /**< where the device has it; otherwise f32, saying so in the log */
 };

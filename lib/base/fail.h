@@ -5,6 +5,10 @@
 
 #include <ser/common.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Record `status` with a formatted text for this thread and return `status`. Never fails itself; a
  * text longer than the buffer is cut at a UTF-8 boundary. */
 int ser_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -15,5 +19,9 @@ int ser_fail_prefix(int status, const char *format, ...) __attribute__((format(p
 
 /* The recorded text; see ser_error_message(). */
 const char *ser_fail_text(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -91,11 +91,22 @@ static int load_params(loader *l)
     return status != 0 ? status : ser_net_finish(l->net);
 }
 
+/* What the network's activations are on this device: bf16 on devices that have it, unless f32 is
+ * asked for. A wish that cannot be met is told. */
+static int32_t type_of(const ser_device *device, const ser_model_options *options)
+{
+    if (options->precision == SER_PRECISION_BF16 && !device->ops->bf16) {
+        ser_log(SER_LOG_WARNING, "bf16 is not available on %s; computing in f32", device->name);
+    }
+    return options->precision != SER_PRECISION_F32 && device->ops->bf16 ? SER_BF16 : SER_F32;
+}
+
 static int make_net(ser_device *device, const ser_model_options *options,
                     const ser_package *package, ser_net **net)
 {
     int status =
-        ser_net_create(device->ops, device->context, device->threads, &package->config.arch, net);
+        ser_net_create(device->ops, device->context, device->threads, &package->config.arch,
+                       type_of(device, options), net);
     if (status != 0) {
         *net = NULL;
         return status;
@@ -147,19 +158,10 @@ static int make_model(ser_device *device, const char *path, const ser_model_opti
     return 0;
 }
 
-/* Say once that a wish for bf16 is not met: the CPU backend computes in f32. */
-static void note_precision(const ser_device *device, const ser_model_options *options)
-{
-    if (options->precision == SER_PRECISION_BF16 && device->kind == SER_DEVICE_CPU) {
-        ser_log(SER_LOG_WARNING, "bf16 is not available on %s; computing in f32", device->name);
-    }
-}
-
 static int finish(ser_device *device, const char *path, const ser_model_options *options,
                   int status, ser_package *package, ser_model **model)
 {
     if (status == 0) {
-        note_precision(device, options);
         status = make_model(device, path, options, package, model);
     }
     ser_package_clear(package);

@@ -75,7 +75,7 @@ ser_norm_tape *ser_residual_tape(ser_pass *pass, int32_t stage, int64_t rows, se
     if (!ser_pass_reaches(pass, stage)) {
         return NULL;
     }
-    *tape = (ser_norm_tape){.stats = ser_pass_save(pass, stage, rows, 2)};
+    *tape = (ser_norm_tape){.stats = ser_pass_save_as(pass, SER_F32, stage, rows, 2)};
     return tape;
 }
 
@@ -113,7 +113,7 @@ ser_tensor ser_block_attention(ser_pass *pass, int32_t i, ser_tensor x)
         tape->attention_x = x;
         tape->qkv = qkv;
         tape->context = context;
-        tape->lse = ser_pass_save(pass, stage, x.rows, pass->arch->heads);
+        tape->lse = ser_pass_save_as(pass, SER_F32, stage, x.rows, pass->arch->heads);
     }
     ser_pass_linear_to(pass, x, rows, &block->qkv, SER_ACT_NONE, qkv);
     const ser_attention_args args = attention_args(pass, i, qkv, context);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Stage 5: pooled vector -> logits, probabilities and, for training, the loss. */
+/* Stage 5: pooled vector -> logits, probabilities and, for training, the loss. f32 in every network:
+ * it is tiny, and its rounding would show in the answer. */
 #include "net/workspace.h"
 
 static ser_drop drop_of(const ser_pass *pass, int32_t layer)
@@ -18,8 +19,8 @@ static ser_tensor inner_layer(ser_pass *pass, int32_t i, ser_tensor x, ser_rows 
     }
     const int32_t stage = ser_stage_head(pass->arch);
     const int64_t outputs = pass->arch->classifier_size[i];
-    ser_tensor z = ser_pass_save(pass, stage, x.rows, outputs);
-    ser_tensor y = ser_pass_save(pass, stage, x.rows, outputs);
+    ser_tensor z = ser_pass_save_as(pass, SER_F32, stage, x.rows, outputs);
+    ser_tensor y = ser_pass_save_as(pass, SER_F32, stage, x.rows, outputs);
     ser_pass_linear_to(pass, x, rows, layer, SER_ACT_NONE, z);
     ser_pass_dropout(pass, z, rows, drop_of(pass, i), y);
     pass->tape->classifier_z[i] = z;
@@ -34,18 +35,18 @@ static void loss(ser_pass *pass, ser_tensor logits)
     ser_cross_entropy_args args = {
         .logits = logits,
         .mask = pass->input.mask,
-        .probabilities = ser_pass_take(pass, logits.rows, logits.cols),
+        .probabilities = ser_pass_take_as(pass, SER_F32, logits.rows, logits.cols),
         .targets = pass->input.targets,
     };
     if (args.targets.rows > 0) {
-        args.loss = ser_pass_take(pass, logits.rows, 1);
+        args.loss = ser_pass_take_as(pass, SER_F32, logits.rows, 1);
     }
     if (pass->status == 0) {
         pass->status = ser_cross_entropy_fwd(pass->queue, &args);
     }
     if (pass->tape != NULL) {
         args.scale = input->scale;
-        args.dlogits = ser_pass_take(pass, logits.rows, logits.cols);
+        args.dlogits = ser_pass_take_as(pass, SER_F32, logits.rows, logits.cols);
         if (pass->status == 0) {
             pass->status = ser_cross_entropy_bwd(pass->queue, &args);
         }
@@ -83,7 +84,7 @@ ser_tensor ser_classifier_backward(ser_pass *pass, ser_tensor dlogits)
     ser_tensor dy = dlogits;
     for (int32_t i = pass->arch->classifier_count - 1; i >= 0; i--) {
         ser_tensor x = pass->tape->classifier_x[i];
-        ser_tensor dx = ser_pass_take(pass, x.rows, x.cols);
+        ser_tensor dx = ser_pass_take_as(pass, SER_F32, x.rows, x.cols);
         ser_pass_linear_backward(pass, x, rows, &pass->net->classifier[i], dy, dx);
         if (i > 0) {
             ser_pass_dropout_backward(pass, pass->tape->classifier_z[i - 1], rows,

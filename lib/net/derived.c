@@ -11,13 +11,80 @@
 
 static const double pi = 3.14159265358979323846;
 
+/* --- Biases in bf16 --- */
+
+/* The linear layers between activations: projection, the score's hidden layer, four of every block. */
+static int32_t affine_count(const ser_net *net)
+{
+    return 2 + 4 * net->arch.layers;
+}
+
+static ser_affine *affine_at(const ser_net *net, int32_t i)
+{
+    ser_net *n = (ser_net *)(uintptr_t)net; /* what it points to is not const */
+    if (i < 2) {
+        return i == 0 ? &n->projection : &n->pool_hidden;
+    }
+    ser_block *block = &net->blocks[(i - 2) / 4];
+    ser_affine *const of_block[] = {&block->qkv, &block->out, &block->ffn_in, &block->ffn_out};
+    return of_block[(i - 2) % 4];
+}
+
+static int place_biases(ser_net *net)
+{
+    enum { ALIGNMENT = 32 }; /* elements: 64 bytes */
+    int64_t total = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        total = 0;
+        for (int32_t i = 0; i < affine_count(net); i++) {
+            ser_affine *affine = affine_at(net, i);
+            if (affine->bias.data != NULL) {
+                affine->bias_bf16 = affine->bias;
+                affine->bias_bf16.type = SER_BF16;
+                affine->bias_bf16.data = /* an offset at first */
+                    (void *)((uintptr_t)net->biases + (uintptr_t)total * sizeof(uint16_t));
+                total += (affine->bias.cols + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+            }
+        }
+        if (pass == 0) {
+            int status =
+                net->ops->alloc(net->context, (size_t)total * sizeof(uint16_t), &net->biases);
+            if (status != 0) {
+                net->biases = NULL;
+                return status;
+            }
+        }
+    }
+    return 0;
+}
+
+int ser_net_refresh_biases(const ser_net *net, ser_queue *queue)
+{
+    int status = 0;
+    for (int32_t i = 0; i < affine_count(net) && net->biases != NULL && status == 0; i++) {
+        const ser_affine *affine = affine_at(net, i);
+        if (affine->bias.data != NULL) {
+            status = net->ops->convert(queue, &affine->bias, &affine->bias_bf16);
+        }
+    }
+    return status;
+}
+
+/* --- Places --- */
+
 int ser_net_place_derived(ser_net *net)
 {
     const ser_arch *arch = &net->arch;
     int64_t width = arch->hidden_size / arch->position_groups;
     ser_weight_spec position = {
-        .rows = width, .cols = arch->position_kernel * width, .groups = arch->position_groups};
+        .rows = width,
+        .cols = arch->position_kernel * width,
+        .groups = arch->position_groups,
+        .type = net->type};
     int status = net->ops->weight_create(net->context, &position, &net->position.w);
+    if (status == 0 && net->type == SER_BF16) {
+        status = place_biases(net);
+    }
     if (status != 0 || arch->features != SER_FEATURES_LOGMEL) {
         return status;
     }
@@ -28,67 +95,25 @@ int ser_net_place_derived(ser_net *net)
     return status == 0 ? net->ops->weight_create(net->context, &mel, &net->mel) : status;
 }
 
-/* scale[k] = g[k] / |v[:, :, k]|, Salimans & Kingma 2016 with one norm per tap, as wav2vec 2.0 has
- * it. */
-static void tap_scales(const float *g, const float *v, int64_t rows, int64_t taps, double *scale)
-{
-    for (int64_t k = 0; k < taps; k++) {
-        scale[k] = 0.0;
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        for (int64_t k = 0; k < taps; k++) {
-            double value = (double)v[r * taps + k];
-            scale[k] += value * value;
-        }
-    }
-    for (int64_t k = 0; k < taps; k++) {
-        scale[k] = (double)g[k] / sqrt(scale[k]);
-    }
-}
+/* --- Content --- */
 
-/* In place: v[out][in][k] becomes w[out][k][in] = scale[k] v[out][in][k]. `row` holds [in][k]. */
-static void fold(float *v, int64_t outputs, int64_t inputs, int64_t taps, const double *scale,
-                 float *row)
-{
-    int64_t size = inputs * taps;
-    for (int64_t o = 0; o < outputs; o++) {
-        float *w = v + o * size;
-        memcpy(row, w, (size_t)size * sizeof(float));
-        for (int64_t k = 0; k < taps; k++) {
-            for (int64_t i = 0; i < inputs; i++) {
-                w[k * inputs + i] = (float)(scale[k] * (double)row[i * taps + k]);
-            }
-        }
-    }
-}
-
+/* The folded weight of the positional convolution, by the op that training has too. */
 static int finish_position(ser_net *net)
 {
-    int64_t taps = net->arch.position_kernel;
-    int64_t outputs = net->arch.hidden_size;
-    int64_t inputs = outputs / net->arch.position_groups;
-    size_t count = (size_t)(outputs * inputs * taps);
-    int status = SER_ERR_MEMORY;
-    float *v = ser_mem_alloc_raw(count, sizeof *v);
-    float *g = ser_mem_alloc_raw((size_t)taps, sizeof *g);
-    float *row = ser_mem_alloc_raw((size_t)(inputs * taps), sizeof *row);
-    double *scale = ser_mem_alloc_raw((size_t)taps, sizeof *scale);
-    if (v != NULL && g != NULL && row != NULL && scale != NULL) {
-        status = ser_net_download(net, v, net->position_v.data, count);
-        if (status == 0) {
-            status = ser_net_download(net, g, net->position_g.data, (size_t)taps);
-        }
-        if (status == 0) {
-            tap_scales(g, v, outputs * inputs, taps, scale);
-            fold(v, outputs, inputs, taps, scale, row);
-            status = ser_net_pack(net, net->position.w, v);
-        }
-    }
-    ser_mem_free(scale);
-    ser_mem_free(row);
-    ser_mem_free(g);
-    ser_mem_free(v);
-    return status;
+    ser_queue *queue = net->transfer->queue;
+    const ser_weight_norm_args args = {
+        .g = net->position_g,
+        .v = net->position_v,
+        .kernel = net->arch.position_kernel,
+        .groups = net->arch.position_groups,
+        .w = net->position.w,
+    };
+    queue->planning = true;
+    int status = ser_weight_norm_fwd(queue, &args);
+    const int reserved = ser_queue_reserve(queue); /* also ends the planning */
+    status = status == 0 ? reserved : status;
+    status = status == 0 ? ser_weight_norm_fwd(queue, &args) : status;
+    return status == 0 ? net->ops->sync(queue) : status;
 }
 
 /* Periodic Hann window times cos and sin of 2 pi f (n - frame / 2) / fft, for n = 1 .. frame / 2:
@@ -168,11 +193,16 @@ static int finish_locked(ser_net *net)
         }
     }
     int status = finish_position(net);
+    status = status == 0 ? ser_net_refresh_biases(net, net->transfer->queue) : status;
     if (status == 0 && net->arch.features == SER_FEATURES_LOGMEL) {
         status = finish_dft(net);
         status = status == 0 ? finish_mel(net) : status;
     }
     ser_net_staging_free(net);
+    ser_queue *queue = net->transfer->queue;
+    ser_device_memory_free(net->ops, net->context, &queue->scratch);
+    queue->scratch_size = 0;
+    queue->planned = 0;
     net->finished = status == 0;
     return status;
 }

@@ -2,55 +2,19 @@
 /* Stage 2: samples -> features, by waveform convolutions or by log-mel frames and convolutions. */
 #include "net/workspace.h"
 
-/* The clips one below the other, zeros behind each. */
-static void upload_clips(ser_pass *pass, ser_tensor pcm)
-{
-    const ser_ops *ops = pass->queue->ops;
-    int64_t padded = pass->geometry.samples;
-    for (int64_t b = 0; b < pass->geometry.batch && pass->status == 0; b++) {
-        float *clip = (float *)pcm.data + b * padded;
-        int64_t count = pass->run->counts[b];
-        pass->status =
-            ops->upload(pass->queue, clip, pass->run->samples[b], (size_t)count * sizeof(float));
-        if (pass->status == 0 && count < padded) {
-            pass->status =
-                ops->zero(pass->queue, clip + count, (size_t)(padded - count) * sizeof(float));
-        }
-    }
-}
-
-static ser_tensor samples(ser_pass *pass)
-{
-    bool on_samples = pass->arch->features == SER_FEATURES_CONV;
-    ser_tensor pcm = on_samples
-                         ? ser_pass_save_level(pass, 0, 0, 1)
-                         : ser_pass_take(pass, pass->geometry.batch * pass->geometry.samples, 1);
-    if (pass->status == 0 && !pass->queue->planning) {
-        upload_clips(pass, pcm);
-    }
-    return pcm;
-}
-
-/* What the frozen convolutions gave earlier, one clip below the other. */
+/* What the frozen convolutions gave earlier, in the network's type. */
 static ser_tensor cached(ser_pass *pass)
 {
-    const ser_ops *ops = pass->queue->ops;
-    const int32_t level = pass->arch->conv_count;
-    const int64_t channels = pass->arch->conv_dim[level - 1];
-    const int64_t padded = pass->geometry.padded[level];
-    ser_tensor x = ser_pass_save_level(pass, level, level, channels);
-    for (int64_t b = 0; b < pass->geometry.batch && pass->status == 0 && !pass->queue->planning;
-         b++) {
-        float *clip = (float *)x.data + b * padded * channels;
-        size_t frames = (size_t)ser_arch_frames(pass->arch, pass->run->counts[b]);
-        size_t size = frames * (size_t)channels * sizeof(float);
-        size_t whole = (size_t)(padded * channels) * sizeof(float);
-        pass->status = ops->upload(pass->queue, clip, pass->run->input->features[b], size);
-        if (pass->status == 0 && size < whole) {
-            pass->status = ops->zero(pass->queue, (char *)clip + size, whole - size);
-        }
+    ser_tensor x = pass->input.features;
+    if (pass->net->type == SER_F32) {
+        return x;
     }
-    return x;
+    const int32_t level = pass->arch->conv_count;
+    ser_tensor y = ser_pass_save_level(pass, level, level, x.cols);
+    if (pass->status == 0 && !pass->queue->planning) {
+        pass->status = pass->queue->ops->convert(pass->queue, &x, &y);
+    }
+    return y;
 }
 
 /* --- Log-mels --- */
@@ -225,9 +189,8 @@ ser_tensor ser_features_forward(ser_pass *pass)
     if (pass->run->input != NULL && pass->run->input->features != NULL) {
         return cached(pass);
     }
-    ser_tensor pcm = samples(pass);
+    ser_tensor pcm = pass->input.pcm;
     ser_tensor x = on_samples ? wave_conv(pass, pcm) : log_mel(pass, pcm);
-    ser_pass_give(pass, pcm);
     if (!on_samples) {
         x = augmented(pass, x);
         ser_pass_show(pass, &stages->mel, x);

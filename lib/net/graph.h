@@ -13,6 +13,7 @@
 typedef struct ser_affine {
     ser_weight *w;
     ser_tensor bias; /* [1, outputs] or absent */
+    ser_tensor bias_bf16; /* its copy in networks of that type, where a linear layer adds it */
     ser_tensor dw, dbias;
 } ser_affine;
 
@@ -58,10 +59,12 @@ struct ser_net {
     const ser_ops *ops;
     ser_context *context;
     ser_arch arch;
+    int32_t type; /* of activations: SER_F32 or SER_BF16 */
     ser_params params;
     ser_slot *slots; /* [params.count] */
     ser_transfer *transfer;
     void *vectors; /* device memory of all ser_slot.vector */
+    void *biases;  /* device memory of all bias_bf16, or NULL */
     bool finished;
 
     ser_tensor mel_mean, mel_std;
@@ -94,6 +97,9 @@ ser_tensor *ser_net_vector_of(ser_net *net, const ser_param *param);
  * follows from them (derived.c). */
 int ser_net_place(ser_net *net);
 int ser_net_place_derived(ser_net *net);
+
+/* Queue what makes the copies of biases follow the biases (derived.c). */
+int ser_net_refresh_biases(const ser_net *net, ser_queue *queue);
 void ser_net_release_weights(ser_net *net);
 
 /* With the transfer's lock held: move f32 elements and wait; swap the two inner axes of rows in host memory; fill a

@@ -70,10 +70,13 @@ static int check_arch(const ser_arch *arch)
 }
 
 int ser_net_create(const ser_ops *ops, ser_context *context, int32_t threads, const ser_arch *arch,
-                   ser_net **net)
+                   int32_t type, ser_net **net)
 {
     *net = NULL;
     int status = check_arch(arch);
+    if (status == 0 && type == SER_BF16 && !ops->bf16) {
+        status = ser_fail(SER_ERR_INTERNAL, "net: %s has no bf16", ops->name);
+    }
     if (status != 0) {
         return status;
     }
@@ -84,6 +87,7 @@ int ser_net_create(const ser_ops *ops, ser_context *context, int32_t threads, co
     n->ops = ops;
     n->context = context;
     n->arch = *arch;
+    n->type = type;
     status = ser_params_plan(arch, &n->params);
     if (status == 0) {
         n->slots = ser_mem_alloc(n->params.count, sizeof *n->slots);
@@ -140,7 +144,7 @@ static void backward(ser_pass *pass)
     }
 }
 
-int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
+ser_pass ser_pass_of(ser_workspace *workspace, const ser_run *run)
 {
     ser_pass pass = {.workspace = workspace,
                      .net = workspace->net,
@@ -148,9 +152,19 @@ int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
                      .queue = workspace->queue,
                      .run = run,
                      .tape = run->tape};
-    ser_stages *stages = &workspace->stages;
     ser_geometry_plan(pass.arch, run->batch, run->longest, &pass.geometry);
+    return pass;
+}
+
+int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
+{
+    ser_pass pass = ser_pass_of(workspace, run);
+    ser_stages *stages = &workspace->stages;
     ser_pass_begin(&pass);
+    if (!pass.queue->planning) {
+        ser_pass_fill(&pass);
+        ser_pass_upload(&pass);
+    }
     ser_tensor x = ser_features_forward(&pass);
     stages->rows = ser_pass_frame_rows(&pass);
     stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * run->batch;
@@ -192,9 +206,14 @@ static int reserve_arena(ser_workspace *workspace)
     if (arena->peak <= arena->size) {
         return 0;
     }
+    int status = net->ops->sync(workspace->queue); /* earlier work may still use the old one */
+    if (status != 0) {
+        return status;
+    }
+    ser_recordings_free(workspace);
     ser_device_memory_free(net->ops, net->context, &arena->memory);
     arena->size = 0;
-    int status = net->ops->alloc(net->context, arena->peak, &arena->memory);
+    status = net->ops->alloc(net->context, arena->peak, &arena->memory);
     if (status != 0) {
         arena->memory = NULL;
         return status;
@@ -214,11 +233,16 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
     if (status != 0) {
         return status;
     }
+    const void *scratch = workspace->queue->scratch;
     workspace->queue->planning = true;
     status = ser_workspace_run(workspace, run);
     int reserved = ser_queue_reserve(workspace->queue); /* also ends the planning */
+    if (workspace->queue->scratch != scratch) {
+        ser_recordings_free(workspace);
+    }
     status = status == 0 ? reserved : status;
     status = status == 0 ? reserve_arena(workspace) : status;
+    status = status == 0 ? ser_inputs_reserve(workspace) : status;
     if (status == 0 && prediction) {
         workspace->batch = run->batch;
         workspace->longest = run->longest;
@@ -252,14 +276,8 @@ int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
     ser_run run = {.batch = batch, .samples = samples, .counts = counts};
     int status = check_clips(net, batch, counts, &run.longest);
     if (status == 0) {
-        status = ser_workspace_plan(workspace, &run);
+        status = ser_workspace_predict(workspace, &run);
     }
-    if (status == 0) {
-        status = ser_workspace_run(workspace, &run);
-    }
-    int waited =
-        net->ops->sync(workspace->queue); /* the clips are the caller's again, whatever happened */
-    status = status == 0 ? waited : status;
     if (status == 0) {
         *stages = &workspace->stages;
     }

@@ -15,9 +15,10 @@
 typedef struct ser_net ser_net;
 typedef struct ser_workspace ser_workspace;
 
-/* A network without weights. `arch` has been validated. The ops and context must outlive it. */
+/* A network without weights, whose activations are of `type` (SER_BF16 where ops->bf16). `arch` has
+ * been validated. The ops and context must outlive it. */
 int ser_net_create(const ser_ops *ops, ser_context *context, int32_t threads, const ser_arch *arch,
-                   ser_net **net);
+                   int32_t type, ser_net **net);
 void ser_net_free(ser_net *net);
 
 const ser_arch *ser_net_arch(const ser_net *net);
@@ -32,11 +33,19 @@ int ser_net_finish(ser_net *net);
 
 /*
  * Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until
- * the next forward. All device memory, [batch * padded, C] with `rows`. alpha, pooled, logits and
+ * the next forward. Device memory but for `outputs`, [batch * padded, C] with `rows`. alpha, pooled, logits and
  * probabilities are always there (not for a bare backbone); the rest only in a workspace made with
  * `keep_stages`, else it is absent. hidden[0] is the input of block 0.
  */
+typedef struct ser_outputs {
+    const float *alpha;         /* [batch, padded] pooling weights */
+    const float *pooled;        /* [batch, hidden] */
+    const float *logits;        /* [batch, labels] */
+    const float *probabilities; /* [batch, labels] */
+} ser_outputs;
+
 typedef struct ser_stages {
+    ser_outputs outputs; /* of ser_net_forward, in host memory; NULL for a bare backbone */
     ser_rows rows;             /* 50 Hz frames; valid is device memory */
     const int32_t *valid_host; /* [batch] */
     ser_tensor mel;            /* log-mel features before the convolutions, with mel_rows */
@@ -67,7 +76,8 @@ void ser_workspace_free(ser_workspace *workspace);
 int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
                     const float *const *samples, const int64_t *counts, const ser_stages **stages);
 
-/* Copy device memory of a stage to the host. */
-int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, float *host);
+/* Copy `rows` rows of a stage, from `first` on, to the host, as f32. */
+int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, int64_t first,
+                           int64_t rows, float *host);
 
 #endif

@@ -17,8 +17,8 @@ static ser_tensor scored(ser_pass *pass, ser_tensor x, ser_rows rows)
     }
     const int32_t stage = ser_stage_head(pass->arch);
     const int64_t outputs = ser_weight_get_spec(hidden->w)->rows;
-    ser_tensor z = ser_pass_save(pass, stage, x.rows, outputs);
-    ser_tensor u = ser_pass_save(pass, stage, x.rows, outputs);
+    ser_tensor z = ser_pass_save_as(pass, x.type, stage, x.rows, outputs);
+    ser_tensor u = ser_pass_save_as(pass, x.type, stage, x.rows, outputs);
     ser_pass_linear_to(pass, x, rows, hidden, SER_ACT_NONE, z);
     ser_pass_dropout(pass, z, rows, TANH, u);
     pass->tape->pool_z = z;
@@ -44,9 +44,9 @@ ser_tensor ser_pooling_forward(ser_pass *pass, ser_tensor x)
     const int32_t stage = ser_stage_head(pass->arch);
     ser_rows rows = ser_pass_frame_rows(pass);
     ser_tensor u = scored(pass, x, rows);
-    ser_tensor alpha = ser_pass_save(pass, stage, x.rows, 1);
+    ser_tensor alpha = ser_pass_save_as(pass, SER_F32, stage, x.rows, 1);
     ser_attn_pool_args args = pool_args(pass, x, u, alpha);
-    args.y = ser_pass_save(pass, stage, rows.batch, x.cols);
+    args.y = ser_pass_save_as(pass, SER_F32, stage, rows.batch, x.cols);
     if (pass->status == 0) {
         pass->status = ser_attn_pool_fwd(pass->queue, &args);
     }
@@ -75,8 +75,8 @@ ser_tensor ser_pooling_backward(ser_pass *pass, ser_tensor dpooled)
     ser_rows rows = ser_pass_frame_rows(pass);
     ser_attn_pool_args args = pool_args(pass, x, u, tape->alpha);
     args.dy = dpooled;
-    args.dx = ser_pass_take(pass, x.rows, x.cols);
-    args.du = hidden ? ser_pass_take(pass, u.rows, u.cols) : (ser_tensor){0};
+    args.dx = ser_pass_take_as(pass, x.type, x.rows, x.cols);
+    args.du = hidden ? ser_pass_take_as(pass, u.type, u.rows, u.cols) : (ser_tensor){0};
     args.dw = net->score_dweight;
     args.db = net->score_dbias;
     if (pass->status == 0) {
@@ -84,7 +84,7 @@ ser_tensor ser_pooling_backward(ser_pass *pass, ser_tensor dpooled)
     }
     ser_pass_give(pass, dpooled);
     if (hidden) {
-        ser_tensor dx = below ? ser_pass_take(pass, x.rows, x.cols) : (ser_tensor){0};
+        ser_tensor dx = below ? ser_pass_take_as(pass, x.type, x.rows, x.cols) : (ser_tensor){0};
         ser_pass_dropout_backward(pass, tape->pool_z, rows, TANH, args.du, args.du);
         ser_pass_linear_backward(pass, x, rows, &net->pool_hidden, args.du, dx);
         ser_pass_give(pass, args.du);

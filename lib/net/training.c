@@ -153,7 +153,7 @@ int ser_training_repack(ser_training *training)
         status = status == 0 ? reserved : status;
         status = status == 0 ? ser_weight_norm_fwd(queue, &args) : status;
     }
-    return status;
+    return status == 0 ? ser_net_refresh_biases(net, queue) : status;
 }
 
 /* --- Life --- */

@@ -51,10 +51,11 @@ static int fetch(ser_training *training, const ser_training_batch *batch, float 
     const ser_stages *stages = &training->workspace->stages;
     int status = 0;
     if (losses != NULL && batch->targets != NULL) {
-        status = ser_workspace_download(training->workspace, &stages->loss, losses);
+        status = ser_workspace_download(training->workspace, &stages->loss, 0, batch->count, losses);
     }
     if (status == 0 && probabilities != NULL) {
-        status = ser_workspace_download(training->workspace, &stages->probabilities, probabilities);
+        status = ser_workspace_download(training->workspace, &stages->probabilities, 0,
+                                        batch->count, probabilities);
     }
     return status;
 }
@@ -96,13 +97,10 @@ int ser_training_features(ser_training *training, const ser_training_batch *batc
     int status = check_batch(training, &plain, &run);
     status = status == 0 ? run_pass(training, &run) : status;
     const ser_stages *stages = &training->workspace->stages;
-    const int64_t channels = stages->features.cols;
     for (int64_t b = 0; b < batch->count && status == 0; b++) {
-        const float *clip =
-            (const float *)stages->features.data + b * stages->rows.padded * channels;
-        const size_t elements =
-            (size_t)(ser_arch_frames(&training->net->arch, batch->lengths[b]) * channels);
-        status = ser_net_download(training->net, features[b], clip, elements);
+        status = ser_workspace_download(
+            training->workspace, &stages->features, b * stages->rows.padded,
+            ser_arch_frames(&training->net->arch, batch->lengths[b]), features[b]);
     }
     return status;
 }

@@ -306,7 +306,7 @@ ser_tensor ser_transformer_forward(ser_pass *pass, ser_tensor features)
     ser_tensor x = ser_position_forward(pass, ser_projection_forward(pass, features));
     ser_tensor mix = ABSENT;
     if (pass->arch->layer_mix) {
-        mix = ser_pass_save(pass, ser_stage_head(pass->arch), x.rows, x.cols);
+        mix = ser_pass_save_as(pass, SER_F32, ser_stage_head(pass->arch), x.rows, x.cols);
     }
     x = pass->arch->encoder_norm == SER_ENCODER_POST_NORM ? post_norm_blocks(pass, x, mix)
                                                           : pre_norm_blocks(pass, x, mix);
@@ -324,7 +324,7 @@ ser_tensor ser_transformer_backward(ser_pass *pass, ser_tensor dhidden)
     ser_tensor dlast = mixes ? ABSENT : dhidden;
     ser_tensor dmix = mixes ? dhidden : ABSENT;
     if (mixes) {
-        pass->mix_dots = ser_pass_take(pass, 1, (int64_t)pass->arch->layers + 1);
+        pass->mix_dots = ser_pass_take_as(pass, SER_F32, 1, (int64_t)pass->arch->layers + 1);
     }
     ser_tensor dx = pass->arch->encoder_norm == SER_ENCODER_POST_NORM
                         ? post_norm_blocks_backward(pass, dlast, dmix)

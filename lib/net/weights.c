@@ -152,7 +152,9 @@ static int place_weight(ser_net *net, const ser_param *param, ser_weight **weigh
     if (slot->part == 0) {
         ser_weight_spec spec = {.rows = slot->parts * param->shape[0],
                                 .cols = ser_param_elements(param) / param->shape[0],
-                                .groups = 1};
+                                .groups = 1,
+                                .type = param->role == SER_PARAM_CLASSIFIER_WEIGHT ? SER_F32
+                                                                                   : net->type};
         int status = net->ops->weight_create(net->context, &spec, weight);
         if (status != 0) {
             *weight = NULL;
@@ -240,9 +242,8 @@ void ser_net_release_weights(ser_net *net)
             net->ops->free(net->context, net->blocks[i].qkv_staging);
         }
     }
-    if (net->vectors != NULL) {
-        net->ops->free(net->context, net->vectors);
-    }
+    ser_device_memory_free(net->ops, net->context, &net->biases);
+    ser_device_memory_free(net->ops, net->context, &net->vectors);
 }
 
 /* --- Moving --- */

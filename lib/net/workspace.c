@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/workspace.h"
 
+#include <string.h>
+
 #include "base/fail.h"
 #include "base/mem.h"
 
@@ -93,19 +95,31 @@ static void *take_bytes(ser_pass *pass, size_t size, bool keep)
     return pass->status == 0 ? (void *)(arena_base(pass) + start) : NULL;
 }
 
+void *ser_pass_take_bytes(ser_pass *pass, size_t size)
+{
+    return take_bytes(pass, size, true);
+}
+
 /* What surrounds a tensor: zero rows before it and rows of anything behind it. */
 typedef struct surroundings {
     int64_t front, back;
     bool keep;
+    bool input; /* the host's image brings the zeros */
 } surroundings;
 
-static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, surroundings around)
+static size_t element_size(int32_t type)
+{
+    return type == SER_BF16 ? 2 : 4;
+}
+
+static ser_tensor take(ser_pass *pass, int32_t type, int64_t rows, int64_t cols,
+                       surroundings around)
 {
     size_t row;
     size_t before;
     size_t body;
     size_t size;
-    bool fits = rows >= 0 && cols >= 0 && ser_mul_size((size_t)cols, sizeof(float), &row) &&
+    bool fits = rows >= 0 && cols >= 0 && ser_mul_size((size_t)cols, element_size(type), &row) &&
                 ser_mul_size((size_t)around.front, row, &before) && round_up(before, &before) &&
                 ser_mul_size((size_t)rows + (size_t)around.back, row, &body) &&
                 ser_add_size(before, body, &size);
@@ -118,15 +132,29 @@ static ser_tensor take(ser_pass *pass, int64_t rows, int64_t cols, surroundings 
     if (block == NULL) {
         return (ser_tensor){0};
     }
-    if (before > 0 && !pass->queue->planning) {
+    if (before > 0 && !around.input && !pass->queue->planning) {
         pass->status = pass->queue->ops->zero(pass->queue, block, before);
     }
-    return ser_tensor_f32((void *)((uintptr_t)block + before), rows, cols);
+    return (ser_tensor){
+        .data = (void *)((uintptr_t)block + before), .rows = rows, .cols = cols, .type = type};
+}
+
+ser_tensor ser_pass_take_as(ser_pass *pass, int32_t type, int64_t rows, int64_t cols)
+{
+    return take(pass, type, rows, cols, (surroundings){.back = SLACK_ROWS});
 }
 
 ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
 {
-    return take(pass, rows, cols, (surroundings){.back = SLACK_ROWS});
+    return ser_pass_take_as(pass, pass->net->type, rows, cols);
+}
+
+ser_tensor ser_pass_take_input(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
+                               int64_t back)
+{
+    return take(pass, SER_F32, rows, cols,
+                (surroundings){
+                    .front = front, .back = back + SLACK_ROWS, .keep = true, .input = true});
 }
 
 static ser_tensor take_level(ser_pass *pass, int32_t level, int64_t cols, bool keep)
@@ -139,7 +167,7 @@ static ser_tensor take_level(ser_pass *pass, int32_t level, int64_t cols, bool k
         around.front = arch->conv_padding[level];
         around.back += arch->conv_kernel[level];
     }
-    return take(pass, rows, cols, around);
+    return take(pass, pass->net->type, rows, cols, around);
 }
 
 ser_tensor ser_pass_take_level(ser_pass *pass, int32_t level, int64_t cols)
@@ -152,10 +180,15 @@ bool ser_pass_reaches(const ser_pass *pass, int32_t stage)
     return pass->tape != NULL && stage >= pass->tape->first;
 }
 
+ser_tensor ser_pass_save_as(ser_pass *pass, int32_t type, int32_t stage, int64_t rows, int64_t cols)
+{
+    return take(pass, type, rows, cols,
+                (surroundings){.back = SLACK_ROWS, .keep = ser_pass_reaches(pass, stage)});
+}
+
 ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols)
 {
-    return take(pass, rows, cols,
-                (surroundings){.back = SLACK_ROWS, .keep = ser_pass_reaches(pass, stage)});
+    return ser_pass_save_as(pass, pass->net->type, stage, rows, cols);
 }
 
 ser_tensor ser_pass_save_level(ser_pass *pass, int32_t stage, int32_t level, int64_t cols)
@@ -214,6 +247,7 @@ void ser_pass_linear_to(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_a
         .rows = rows,
         .w = layer->w,
         .bias = layer->bias,
+        .bias_bf16 = y.type == SER_BF16 ? layer->bias_bf16 : (ser_tensor){0},
         .activation = activation,
         .y = y,
     };
@@ -225,7 +259,7 @@ void ser_pass_linear_to(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_a
 ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
                            int32_t activation)
 {
-    ser_tensor y = ser_pass_take(pass, x.rows, ser_weight_get_spec(layer->w)->rows);
+    ser_tensor y = ser_pass_take_as(pass, x.type, x.rows, ser_weight_get_spec(layer->w)->rows);
     ser_pass_linear_to(pass, x, rows, layer, activation, y);
     return y;
 }
@@ -308,79 +342,6 @@ void ser_pass_mask(ser_pass *pass, ser_tensor x, ser_rows rows, const int32_t *t
     }
 }
 
-/* Valid lengths of a clip at every level, into its column of the table. */
-static void set_lengths(ser_pass *pass, int64_t clip)
-{
-    int32_t *valid = pass->workspace->valid;
-    int64_t batch = pass->geometry.batch;
-    int64_t lengths[SER_MAX_CONVS + 1];
-    ser_geometry_lengths(pass->arch, pass->run->counts[clip], lengths);
-    valid[clip] = (int32_t)pass->run->counts[clip];
-    for (int32_t i = 0; i <= pass->arch->conv_count; i++) {
-        valid[(1 + i) * batch + clip] = (int32_t)lengths[i];
-    }
-}
-
-/* A device copy of host memory that lasts for the pass; NULL stays NULL. */
-static void *bring(ser_pass *pass, const void *host, size_t size)
-{
-    if (host == NULL || size == 0) {
-        return NULL;
-    }
-    void *device = take_bytes(pass, size, true);
-    if (pass->status == 0 && !pass->queue->planning) {
-        pass->status = pass->queue->ops->upload(pass->queue, device, host, size);
-    }
-    return device;
-}
-
-static ser_tensor bring_matrix(ser_pass *pass, const float *host, int64_t rows, int64_t cols)
-{
-    void *device = bring(pass, host, (size_t)(rows * cols) * sizeof(float));
-    return device != NULL ? ser_tensor_f32(device, rows, cols) : (ser_tensor){0};
-}
-
-static const int32_t *bring_spans(ser_pass *pass, ser_spans spans)
-{
-    size_t count = 2 * (size_t)spans.count * (size_t)pass->geometry.batch;
-    return bring(pass, spans.list, count * sizeof(int32_t));
-}
-
-static void bring_input(ser_pass *pass, const ser_training_batch *batch)
-{
-    const ser_arch *arch = pass->arch;
-    int64_t labels =
-        arch->classifier_count > 0 ? arch->classifier_size[arch->classifier_count - 1] : 0;
-    ser_pass_input *input = &pass->input;
-    input->targets = bring_matrix(pass, batch->targets, batch->count, labels);
-    input->mask = bring_matrix(pass, batch->mask, batch->count, labels);
-    input->mel_warp = bring_matrix(pass, batch->mel_warp, batch->count, 1);
-    input->mel_offset = bring_matrix(pass, batch->mel_offset, batch->count, arch->mel.bins);
-    input->mel_time = bring_spans(pass, batch->mel_time);
-    input->mel_channel = bring_spans(pass, batch->mel_channel);
-    input->hidden_time = bring_spans(pass, batch->hidden_time);
-    input->hidden_channel = bring_spans(pass, batch->hidden_channel);
-}
-
-void ser_pass_begin(ser_pass *pass)
-{
-    ser_workspace *w = pass->workspace;
-    w->arena.count = 0;
-    w->arena.peak = 0;
-    w->arena.floor = 0;
-    size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
-    if (!pass->queue->planning) {
-        for (int64_t b = 0; b < pass->geometry.batch; b++) {
-            set_lengths(pass, b);
-        }
-        w->valid[count - 1] = (int32_t)pass->geometry.batch;
-    }
-    pass->valid = bring(pass, w->valid, count * sizeof(int32_t));
-    if (pass->run->input != NULL) {
-        bring_input(pass, pass->run->input);
-    }
-}
-
 int ser_workspace_create(const ser_net *net, int64_t max_batch, int64_t max_samples,
                          int32_t threads, bool keep_stages, ser_workspace **workspace)
 {
@@ -425,6 +386,9 @@ void ser_workspace_free(ser_workspace *workspace)
     }
     ser_queue *queue = workspace->queue;
     if (queue != NULL) {
+        queue->ops->sync(queue); /* a failed call may have left work that uses what goes now */
+        ser_recordings_free(workspace);
+        ser_inputs_free(workspace);
         ser_device_memory_free(queue->ops, queue->context, &workspace->arena.memory);
         ser_device_memory_free(queue->ops, queue->context, &queue->scratch);
         queue->scratch_size = 0;
@@ -435,13 +399,44 @@ void ser_workspace_free(ser_workspace *workspace)
     ser_mem_free(workspace);
 }
 
-int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, float *host)
+/* The upper half of an f32. */
+static void expand_bf16(const uint16_t *from, float *to, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
+static int download_bf16(ser_workspace *workspace, const void *device, size_t count, float *host)
 {
     ser_queue *queue = workspace->queue;
-    if (tensor->data == NULL || tensor->type != SER_F32) {
+    uint16_t *halves = ser_mem_alloc_raw(count, sizeof *halves);
+    if (halves == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    int status = queue->ops->download(queue, halves, device, count * sizeof *halves);
+    status = status == 0 ? queue->ops->sync(queue) : status;
+    if (status == 0) {
+        expand_bf16(halves, host, count);
+    }
+    ser_mem_free(halves);
+    return status;
+}
+
+int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, int64_t first,
+                           int64_t rows, float *host)
+{
+    ser_queue *queue = workspace->queue;
+    if (tensor->data == NULL) {
         return ser_fail(SER_ERR_INTERNAL, "net: this stage was not kept");
     }
-    size_t size = (size_t)(tensor->rows * tensor->cols) * sizeof(float);
-    int status = queue->ops->download(queue, host, tensor->data, size);
+    const size_t count = (size_t)(rows * tensor->cols);
+    const size_t before = (size_t)(first * tensor->cols) * element_size(tensor->type);
+    const void *device = (const void *)((uintptr_t)tensor->data + before);
+    if (tensor->type == SER_BF16) {
+        return download_bf16(workspace, device, count, host);
+    }
+    int status = queue->ops->download(queue, host, device, count * sizeof(float));
     return status == 0 ? queue->ops->sync(queue) : status;
 }

@@ -31,11 +31,28 @@ typedef struct ser_arena {
     bool keep; /* everything is kept: every stage can be read at the end */
 } ser_arena;
 
+enum { SER_RECORDINGS = 16 };
+
+/* A shape that has been predicted before, and its recorded work once it came a second time. */
+typedef struct ser_recording {
+    int64_t batch, longest; /* batch 0: nothing here */
+    ser_graph *graph;       /* or NULL */
+    bool refused;           /* it cannot be recorded: the queue's ops are called every time */
+    uint64_t used;          /* when, in calls */
+    ser_stages stages;      /* where its outputs are */
+} ser_recording;
+
 struct ser_workspace {
     const ser_net *net;
     ser_queue *queue;
     ser_arena arena;
     int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
+    void *staging;          /* the host's image of the inputs; NULL where device memory is the host's */
+    size_t staging_size, input_size; /* of the image: reserved, used by the last pass */
+    float *results; /* host copies of a prediction's outputs, likewise */
+    size_t results_size;
+    ser_recording recordings[SER_RECORDINGS];
+    uint64_t calls;
     int32_t *valid; /* [valid_count]: row 0 samples, row 1 + i level i, then the batch size */
     size_t valid_count;
     bool keep_stages;
@@ -52,8 +69,10 @@ typedef struct ser_run {
     bool features_only;              /* stop after the convolutions */
 } ser_run;
 
-/* Device copies of what a training batch brings besides samples; absent where it brings none. */
+/* Device copies of what a batch brings; absent where it brings none. */
 typedef struct ser_pass_input {
+    ser_tensor pcm;      /* the clips one below the other */
+    ser_tensor features; /* instead: what the frozen convolutions gave earlier, f32 */
     ser_tensor targets, mask;
     ser_tensor mel_warp, mel_offset;
     const int32_t *mel_time, *mel_channel, *hidden_time, *hidden_channel;
@@ -74,17 +93,34 @@ typedef struct ser_pass {
     int status;          /* first failure */
 } ser_pass;
 
-/* Start a pass: empty the arena, bring the valid lengths to the device. */
+/* Start a pass: empty the arena, give the inputs their places at its start (inputs.c). */
 void ser_pass_begin(ser_pass *pass);
 
-/* f32 [rows, cols] with some slack behind it; absent after a failure. */
+/* Write the inputs of the run into their host image, which the pass then moves in one transfer. */
+void ser_pass_fill(ser_pass *pass);
+void ser_pass_upload(ser_pass *pass);
+
+/* Host memory for the inputs that ser_pass_begin has laid out (planning passes). */
+int ser_inputs_reserve(ser_workspace *workspace);
+void ser_inputs_free(ser_workspace *workspace);
+
+/* [rows, cols] of the network's type with some slack behind it; absent after a failure. */
 ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols);
+/* The same of another type. */
+ser_tensor ser_pass_take_as(ser_pass *pass, int32_t type, int64_t rows, int64_t cols);
+
+/* Memory for an input, kept to the end of the pass; `front` rows before it and `back` behind. */
+ser_tensor ser_pass_take_input(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
+                               int64_t back);
+void *ser_pass_take_bytes(ser_pass *pass, size_t size);
 
 /* The matrix of a level, with the zero rows before it and the slack that its convolution needs. */
 ser_tensor ser_pass_take_level(ser_pass *pass, int32_t level, int64_t cols);
 
 /* The same, but kept to the end of the pass where `stage` needs it in the backward half. */
 ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols);
+ser_tensor ser_pass_save_as(ser_pass *pass, int32_t type, int32_t stage, int64_t rows,
+                            int64_t cols);
 ser_tensor ser_pass_save_level(ser_pass *pass, int32_t stage, int32_t level, int64_t cols);
 
 /* Whether the backward half reaches `stage`: something is trained there or below. */
@@ -102,7 +138,7 @@ ser_rows ser_pass_level_rows(const ser_pass *pass, int32_t level);
 ser_rows ser_pass_frame_rows(const ser_pass *pass);
 ser_rows ser_pass_clip_rows(const ser_pass *pass);
 
-/* A new y = act(x W^T + b); the same into a tensor that is there; gradients of the latter with
+/* A new y = act(x W^T + b), of x's type; the same into a tensor that is there; gradients of the latter with
  * activation NONE, dx absent where it is not wanted. */
 ser_tensor ser_pass_linear(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
                            int32_t activation);
@@ -146,5 +182,13 @@ void ser_features_backward(ser_pass *pass, ser_tensor dfeatures);
  * wait. */
 int ser_workspace_plan(ser_workspace *workspace, const ser_run *run);
 int ser_workspace_run(ser_workspace *workspace, const ser_run *run);
+
+/* The same for a prediction, from a recording where there is one (recordings.c). The run's
+ * `longest` may grow: shapes are rounded so that few of them are recorded. */
+int ser_workspace_predict(ser_workspace *workspace, ser_run *run);
+void ser_recordings_free(ser_workspace *workspace);
+
+/* A pass with its geometry, before it begins. */
+ser_pass ser_pass_of(ser_workspace *workspace, const ser_run *run);
 
 #endif

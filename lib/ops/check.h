@@ -58,12 +58,31 @@ static inline void check_equal(checker *c, const char *name, int64_t value, int6
     }
 }
 
+static inline void check_type(checker *c, const char *name, const ser_tensor *t)
+{
+    if (c->status == 0 && t->type != SER_F32 && (t->type != SER_BF16 || !c->queue->ops->bf16)) {
+        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is of type %d, which %s does not have", c->op,
+                             name, t->type, c->queue->ops->name);
+    }
+}
+
+/* The activations of one call have one type. */
+static inline void check_like(checker *c, const char *name, const ser_tensor *t,
+                              const ser_tensor *other)
+{
+    if (c->status == 0 && present(c, t) && t->type != other->type) {
+        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is of type %d, the others of %d", c->op, name,
+                             t->type, other->type);
+    }
+}
+
 static inline void check_optional(checker *c, const char *name, const ser_tensor *t, int64_t rows,
                                   int64_t cols)
 {
     if (c->status != 0 || !present(c, t)) {
         return;
     }
+    check_type(c, name, t);
     if (t->rows != rows || t->cols != cols) {
         c->status =
             ser_fail(SER_ERR_INTERNAL, "%s: %s is [%lld, %lld], not [%lld, %lld]", c->op, name,
@@ -131,6 +150,15 @@ static inline void check_weight(checker *c, const char *name, const ser_weight *
                      c->op, name, (long long)spec->groups, (long long)spec->rows,
                      (long long)spec->cols, (long long)groups, (long long)rows, (long long)cols);
     }
+}
+
+/* The weight has elements of the type that x multiplies them with. */
+static inline void check_weight_type(checker *c, const ser_weight *weight, const ser_tensor *x)
+{
+    check_that(c,
+               c->status != 0 || x->type == SER_F32 ||
+                   ser_weight_get_spec(weight)->type == x->type,
+               "the weight was made for f32 activations only");
 }
 
 /* Number of rows of a [batch * padded, C] matrix; 0 after a complaint. */

@@ -9,6 +9,7 @@
 #include "base/fork.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "ops/module.h"
 
 enum { MAX_THREADS = 1024 };
 
@@ -50,21 +51,51 @@ int32_t ser_device_threads(int32_t wanted)
     return wanted > 0 ? wanted : default_threads();
 }
 
-static int open_cpu(int32_t threads, ser_device *device)
+/* The table of a kind other than AUTO. */
+static int ops_of(int32_t kind, const ser_ops **ops)
+{
+    *ops = &ser_cpu_ops;
+    return kind == SER_DEVICE_CUDA ? ser_module_cuda(ops) : 0;
+}
+
+static int open_kind(ser_device *device, int32_t kind, int32_t index, int32_t threads)
 {
     const char *name = NULL;
-    device->ops = &ser_cpu_ops;
-    device->kind = SER_DEVICE_CPU;
+    device->kind = kind;
     device->threads = ser_device_threads(threads);
     device->fork_generation = ser_fork_generation();
-    int status = device->ops->open(0, &device->context, &name);
+    int status = ops_of(kind, &device->ops);
+    if (status == 0) {
+        status = device->ops->open(index, &device->context, &name);
+    }
     if (status != 0) {
         device->context = NULL;
         return status;
     }
-    device->name =
-        ser_mem_format("%s, %d thread%s", name, device->threads, device->threads == 1 ? "" : "s");
+    device->name = kind == SER_DEVICE_CPU
+                       ? ser_mem_format("%s, %d thread%s", name, device->threads,
+                                        device->threads == 1 ? "" : "s")
+                       : ser_mem_strdup(name);
     return device->name != NULL ? 0 : SER_ERR_MEMORY;
+}
+
+/* CUDA where it works, else the CPU with one line that says why. */
+static int open_auto(ser_device *device, int32_t index, int32_t threads)
+{
+    int status = open_kind(device, SER_DEVICE_CUDA, index, threads);
+    if (status != SER_ERR_DEVICE) {
+        return status;
+    }
+    char *reason = ser_mem_strdup(ser_fail_text());
+    if (reason == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    status = open_kind(device, SER_DEVICE_CPU, 0, threads);
+    if (status == 0) {
+        ser_log(SER_LOG_INFO, "device: using %s (%s)", device->name, reason);
+    }
+    ser_mem_free(reason);
+    return status;
 }
 
 static int check_kind(int32_t kind, int32_t index)
@@ -78,10 +109,6 @@ static int check_kind(int32_t kind, int32_t index)
     if (kind == SER_DEVICE_CPU && index > 0) {
         return ser_fail(SER_ERR_DEVICE, "device: there is no CPU device %d, the only one is 0",
                         index);
-    }
-    if (kind == SER_DEVICE_CUDA) {
-        return ser_fail(SER_ERR_DEVICE,
-                        "device: this release of libser cannot use CUDA yet, choose the CPU");
     }
     return 0;
 }
@@ -98,14 +125,11 @@ int ser_device_create(int32_t kind, int32_t index, int32_t threads, ser_device *
         return SER_ERR_MEMORY;
     }
     atomic_init(&d->references, 1);
-    status = open_cpu(threads, d);
+    status = kind == SER_DEVICE_AUTO ? open_auto(d, index, threads)
+                                     : open_kind(d, kind, index, threads);
     if (status != 0) {
         ser_device_release(d);
         return status;
-    }
-    if (kind == SER_DEVICE_AUTO) {
-        ser_log(SER_LOG_INFO, "device: using %s, as this release of libser cannot use CUDA yet",
-                d->name);
     }
     *device = d;
     return 0;
@@ -113,10 +137,11 @@ int ser_device_create(int32_t kind, int32_t index, int32_t threads, ser_device *
 
 int ser_device_kind_count(int32_t kind)
 {
+    const ser_ops *ops;
     switch (kind) {
     case SER_DEVICE_AUTO:
     case SER_DEVICE_CPU: return 1;
-    case SER_DEVICE_CUDA: return 0;
+    case SER_DEVICE_CUDA: return ser_module_cuda(&ops) == 0 ? ops->count() : 0;
     default: return ser_fail(SER_ERR_ARGUMENT, "device: kind is %d, not one of SER_DEVICE_*", kind);
     }
 }

@@ -41,6 +41,7 @@ int ser_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args)
     check_tensor(&c, "offset", &args->offset, args->rows.batch, args->x.cols);
     check_f32(&c, "offset", &args->offset);
     check_tensor(&c, "y", &args->y, rows, args->x.cols);
+    check_like(&c, "y", &args->y, &args->x);
     check_apart(&c, "x and y overlap", &args->x, &args->y);
     return ready(queue, SER_OP_MEL_WARP, args, &c) ? queue->ops->mel_warp_fwd(queue, args)
                                                    : c.status;
@@ -50,6 +51,7 @@ int ser_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args)
 static void check_saved(checker *c, const ser_tensor *z, const ser_tensor *y)
 {
     check_optional(c, "z", z, y->rows, y->cols);
+    check_like(c, "z", z, y);
     check_apart(c, "z and y overlap", z, y);
 }
 
@@ -147,7 +149,9 @@ int ser_conv_fwd(ser_queue *queue, const ser_conv_args *args)
     check_tensor(&c, "y", &args->y, check_rows(&c, "rows_out", &args->rows_out), channels);
     check_geometry(&c, &args->rows_in, &args->rows_out, args->kernel, args->stride);
     check_range(&c, "padding", args->padding, 0);
+    check_like(&c, "y", &args->y, &args->x);
     check_weight(&c, "w", args->w, channels, args->kernel * args->x.cols, 1);
+    check_weight_type(&c, args->w, &args->x);
     check_optional_vector(&c, "bias", &args->bias, channels);
     bool allowed = args->norm == SER_CONV_NORM_NONE || args->norm == SER_CONV_NORM_LAYER;
     check_conv_norm(&c, args->norm, allowed, &args->gamma, &args->beta, channels);
@@ -187,6 +191,16 @@ int ser_conv_bwd(ser_queue *queue, const ser_conv_args *args)
     return ready(queue, SER_OP_CONV, args, &c) ? queue->ops->conv_bwd(queue, args) : c.status;
 }
 
+/* Its copy in bf16 is there exactly when it is used. */
+static void check_bias_bf16(checker *c, const ser_linear_args *args)
+{
+    const bool wanted = args->y.type == SER_BF16 && present(c, &args->bias);
+    check_that(c, wanted == present(c, &args->bias_bf16),
+               wanted ? "bias_bf16 is absent" : "bias_bf16 without need");
+    check_optional(c, "bias_bf16", &args->bias_bf16, 1, args->y.cols);
+    check_that(c, !wanted || args->bias_bf16.type == SER_BF16, "bias_bf16 is not bf16");
+}
+
 int ser_linear_fwd(ser_queue *queue, const ser_linear_args *args)
 {
     checker c = check_begin(queue, "linear", args);
@@ -196,8 +210,11 @@ int ser_linear_fwd(ser_queue *queue, const ser_linear_args *args)
     int64_t rows = check_rows(&c, "rows", &args->rows);
     check_tensor(&c, "x", &args->x, rows, args->x.cols);
     check_tensor(&c, "y", &args->y, rows, args->y.cols);
+    check_like(&c, "y", &args->y, &args->x);
     check_weight(&c, "w", args->w, args->y.cols, args->x.cols, 1);
+    check_weight_type(&c, args->w, &args->x);
     check_optional_vector(&c, "bias", &args->bias, args->y.cols);
+    check_bias_bf16(&c, args);
     check_that(&c, args->activation >= SER_ACT_NONE && args->activation <= SER_ACT_TANH,
                "unknown activation");
     check_apart(&c, "x and y overlap", &args->x, &args->y);
@@ -244,7 +261,9 @@ int ser_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args)
         int64_t width = channels / args->groups;
         check_that(&c, width * args->groups == channels, "groups do not divide the channels");
         check_weight(&c, "w", args->w, width, args->kernel * width, args->groups);
+        check_weight_type(&c, args->w, &args->x);
     }
+    check_like(&c, "y", &args->y, &args->x);
     check_saved(&c, &args->z, &args->y);
     check_apart(&c, "x and y overlap", &args->x, &args->y);
     check_apart(&c, "x and z overlap", &args->x, &args->z);

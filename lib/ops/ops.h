@@ -4,8 +4,11 @@
  * knows of it.
  *
  * Contract, the same for every op and backend:
- * - Matrices are row-major and channels-last, [batch * padded, C] (tensor.h). Types are f32 and
- * bf16; sums are kept in f32 or better.
+ * - Matrices are row-major and channels-last, [batch * padded, C] (tensor.h). Types are f32 and, on
+ *   backends that say so (ops->bf16), bf16; sums are kept in f32 or better. The activations of one
+ *   call (x, h, qkv, y, z and their gradients) have one type unless an argument says otherwise;
+ *   samples, statistics, lse, alpha, logits, probabilities, losses, parameters and their gradients
+ *   are f32.
  * - Every clip has a padded and a valid length. A clip's result depends on its valid rows only:
  * norm statistics, attention, pooling and losses never look at padding, so a clip gives the same
  *   numbers alone, padded, and in any batch (on the CPU the same bits).
@@ -38,8 +41,12 @@
 
 #include "ops/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 2 };
+enum { SER_OPS_VERSION = 3 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };
@@ -49,6 +56,7 @@ enum { SER_ACT_NONE, SER_ACT_GELU, SER_ACT_RELU, SER_ACT_TANH };
 typedef struct ser_context ser_context; /* an opened device; backend-private */
 typedef struct ser_weight
     ser_weight; /* a matrix in the backend's favourite form; backend-private */
+typedef struct ser_graph ser_graph; /* recorded work of a queue; backend-private */
 typedef struct ser_ops ser_ops;
 
 /* One stream of work with its scratch memory. Backends embed it as first member of their own type.
@@ -67,6 +75,7 @@ typedef struct ser_weight_spec {
     int64_t rows; /* outputs per group */
     int64_t cols; /* inputs per group */
     int64_t groups;
+    int32_t type; /* BF16: it is multiplied with activations of that type too; else with f32 only */
 } ser_weight_spec;
 
 /* What changes from one training step to the next. Lives in device memory, so that a captured step
@@ -172,6 +181,7 @@ typedef struct ser_linear_args {
     ser_rows rows;
     const ser_weight *w; /* [N, K] */
     ser_tensor bias;     /* [1, N] or absent */
+    ser_tensor bias_bf16; /* the bias rounded to bf16; there if and only if y is bf16 and has a bias */
     int32_t activation;
     ser_tensor y; /* [batch * padded, N] */
 
@@ -262,7 +272,7 @@ typedef struct ser_layer_mix_args {
     ser_rows rows;
     ser_tensor w; /* [1, hidden states] */
     int32_t index;
-    ser_tensor y; /* [batch * padded, C] */
+    ser_tensor y; /* [batch * padded, C]; may be f32 where x is bf16 */
 
     /* training; backward runs from the last index down to 0, whose call finishes dw */
     ser_tensor dy;
@@ -280,8 +290,8 @@ typedef struct ser_attn_pool_args {
     ser_rows rows;
     ser_tensor w;     /* [1, D] or absent */
     ser_tensor b;     /* [1, 1] or absent */
-    ser_tensor alpha; /* [batch * padded, 1] */
-    ser_tensor y;     /* [batch, C] */
+    ser_tensor alpha; /* [batch * padded, 1] f32 */
+    ser_tensor y;     /* [batch, C] f32 */
 
     /* training; backward reads x, u and alpha */
     ser_tensor dy;
@@ -389,15 +399,23 @@ enum ser_op {
 
 struct ser_ops {
     uint32_t version; /* SER_OPS_VERSION */
+    bool bf16;        /* activations may be bf16 */
+    bool host_memory; /* device memory is the host's: it may be written and read directly */
     const char *name;
 
-    /* device; `name` is the human-readable one, borrowed from the context */
+    /* device; `name` is the human-readable one, borrowed from the context; count: devices that open
+     * would not refuse, 0 with the reason as this thread's failure text if there are none */
+    int (*count)(void);
     int (*open)(int32_t index, ser_context **context, const char **name);
     void (*close)(ser_context *context);
 
     /* memory on the device; any thread */
     int (*alloc)(ser_context *context, size_t size, void **memory);
     void (*free)(ser_context *context, void *memory);
+
+    /* host memory from which uploads and to which downloads run beside the host's work */
+    int (*host_alloc)(ser_context *context, size_t size, void **memory);
+    void (*host_free)(ser_context *context, void *memory);
 
     /* queue; `threads` is for backends that run on the host */
     int (*queue_create)(ser_context *context, int32_t threads, ser_queue **queue);
@@ -407,11 +425,26 @@ struct ser_ops {
     int (*zero)(ser_queue *queue, void *device, size_t size);
     int (*sync)(ser_queue *queue);
 
+    /*
+     * Recording, NULL on backends that cannot: from capture_begin to capture_end the queue's work
+     * is noted, not done; replay does it, with the arguments and addresses of then and the content
+     * of now. Transfers are from and to host_alloc's memory only. Nothing may be measured, allocated
+     * or waited for meanwhile. A shape must have run once before it is captured. capture_end always
+     * ends the recording; `failed`: there is nothing to keep.
+     */
+    int (*capture_begin)(ser_queue *queue);
+    int (*capture_end)(ser_queue *queue, bool failed, ser_graph **graph);
+    int (*replay)(ser_queue *queue, ser_graph *graph);
+    void (*graph_free)(ser_context *context, ser_graph *graph);
+
     /* weights; weight_set packs from f32 device memory, weight_get unpacks to it */
     int (*weight_create)(ser_context *context, const ser_weight_spec *spec, ser_weight **weight);
     void (*weight_free)(ser_context *context, ser_weight *weight);
     int (*weight_set)(ser_queue *queue, ser_weight *weight, const float *device);
     int (*weight_get)(ser_queue *queue, const ser_weight *weight, float *device);
+
+    /* to = from, of one shape and any two types; NULL on backends without bf16 */
+    int (*convert)(ser_queue *queue, const ser_tensor *from, const ser_tensor *to);
 
     /* bytes of scratch that an op needs with these arguments, the larger of both directions */
     size_t (*scratch)(const ser_queue *queue, enum ser_op op, const void *args);
@@ -487,5 +520,9 @@ int ser_queue_reserve(ser_queue *queue);
 
 /* The spec a weight was created with; set by every backend as first member of its ser_weight. */
 const ser_weight_spec *ser_weight_get_spec(const ser_weight *weight);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -39,6 +39,9 @@ int ser_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args)
     check_optional(&c, "h", &args->h, rows, channels);
     check_optional(&c, "sum", &args->sum, rows, channels);
     check_optional(&c, "y", &args->y, rows, channels);
+    check_like(&c, "h", &args->h, &args->x);
+    check_like(&c, "sum", &args->sum, &args->x);
+    check_like(&c, "y", &args->y, &args->x);
     bool normed = present(&c, &args->y);
     check_that(&c, normed || present(&c, &args->sum), "neither sum nor y is asked for");
     if (normed) {
@@ -100,6 +103,7 @@ static int64_t check_attention(checker *c, const ser_attention_args *args)
     check_range(c, "heads", args->heads, 1);
     check_tensor(c, "qkv", &args->qkv, rows, 3 * channels);
     check_tensor(c, "y", &args->y, rows, channels);
+    check_like(c, "y", &args->y, &args->qkv);
     check_that(c, c->status != 0 || channels % args->heads == 0,
                "heads do not divide the channels");
     check_that(c, args->scale > 0.0F, "scale is not positive");
@@ -147,6 +151,8 @@ int ser_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args)
     int64_t rows = check_rows(&c, "rows", &args->rows);
     check_tensor(&c, "x", &args->x, rows, args->x.cols);
     check_tensor(&c, "y", &args->y, rows, args->x.cols);
+    check_that(&c, c.status != 0 || args->y.type == SER_F32 || args->y.type == args->x.type,
+               "y is of another type than x");
     check_vector(&c, "w", &args->w, args->w.cols);
     check_that(&c, args->index >= 0 && args->index < args->w.cols, "no weight has this index");
     check_apart(&c, "x and y overlap", &args->x, &args->y);
@@ -188,8 +194,10 @@ int ser_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args)
     check_tensor(&c, "alpha", &args->alpha, rows, 1);
     check_f32(&c, "alpha", &args->alpha);
     check_tensor(&c, "y", &args->y, args->rows.batch, args->x.cols);
+    check_f32(&c, "y", &args->y);
     if (present(&c, &args->w)) {
         check_tensor(&c, "u", &args->u, rows, args->u.cols);
+        check_like(&c, "u", &args->u, &args->x);
         check_vector(&c, "w", &args->w, args->u.cols);
         check_optional_vector(&c, "b", &args->b, 1);
     }
@@ -238,7 +246,9 @@ int ser_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args)
     }
     const ser_tensor *logits = &args->logits;
     check_tensor(&c, "logits", logits, logits->rows, logits->cols);
+    check_f32(&c, "logits", logits);
     check_tensor(&c, "probabilities", &args->probabilities, logits->rows, logits->cols);
+    check_f32(&c, "probabilities", &args->probabilities);
     check_apart(&c, "logits and probabilities overlap", logits, &args->probabilities);
     check_optional(&c, "mask", &args->mask, logits->rows, logits->cols);
     check_f32(&c, "mask", &args->mask);
@@ -283,6 +293,7 @@ int ser_dropout_fwd(ser_queue *queue, const ser_dropout_args *args)
     int64_t rows = check_rows(&c, "rows", &args->rows);
     check_tensor(&c, "x", &args->x, rows, args->x.cols);
     check_tensor(&c, "y", &args->y, rows, args->x.cols);
+    check_like(&c, "y", &args->y, &args->x);
     check_activation(&c, args->activation);
     check_dropout(&c, &args->dropout);
     check_same_or_apart(&c, "x and y overlap", &args->x, &args->y);

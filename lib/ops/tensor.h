@@ -26,7 +26,8 @@ typedef struct ser_rows {
 
 static inline ser_tensor ser_tensor_f32(void *data, int64_t rows, int64_t cols)
 {
-    return (ser_tensor){.data = data, .rows = rows, .cols = cols, .type = SER_F32};
+    const ser_tensor tensor = {data, rows, cols, SER_F32}; /* C++ includes this too */
+    return tensor;
 }
 
 #endif

@@ -47,7 +47,7 @@ struct ser_predictor {
     ser_workspace *workspace; /* made by the first call */
     const float **samples;    /* [max_batch] of the batch at hand */
     int64_t *counts;          /* [max_batch] */
-    buffer pcm, outputs;
+    buffer pcm;
     results last, next; /* of the last successful call, of the one that runs */
 };
 
@@ -187,7 +187,6 @@ void ser_predictor_destroy(ser_predictor *predictor)
     clear_results(&predictor->last);
     clear_results(&predictor->next);
     ser_mem_free(predictor->pcm.data);
-    ser_mem_free(predictor->outputs.data);
     ser_mem_free(predictor->samples);
     ser_mem_free(predictor->counts);
     ser_mem_free(predictor);
@@ -281,38 +280,6 @@ static int forward(ser_predictor *p, size_t count, const ser_stages **stages)
     return ser_net_forward(net, p->workspace, (int64_t)count, p->samples, p->counts, stages);
 }
 
-/* Host copies of what a batch gave. */
-typedef struct outputs {
-    const float *alpha;         /* [batch, padded] */
-    const float *pooled;        /* [batch, hidden] */
-    const float *logits;        /* [batch, labels] */
-    const float *probabilities; /* [batch, labels] */
-} outputs;
-
-static size_t elements(const ser_tensor *tensor)
-{
-    return (size_t)(tensor->rows * tensor->cols);
-}
-
-static int fetch(ser_predictor *p, const ser_stages *stages, outputs *o)
-{
-    const ser_tensor *tensors[] = {&stages->alpha, &stages->pooled, &stages->logits,
-                                   &stages->probabilities};
-    const float **to[] = {&o->alpha, &o->pooled, &o->logits, &o->probabilities};
-    size_t total = 0;
-    for (size_t i = 0; i < 4; i++) {
-        total += elements(tensors[i]);
-    }
-    int status = reserve(&p->outputs, total, sizeof(float));
-    float *host = p->outputs.data;
-    for (size_t i = 0; i < 4 && status == 0; i++) {
-        status = ser_workspace_download(p->workspace, tensors[i], host);
-        *to[i] = host;
-        host += elements(tensors[i]);
-    }
-    return status;
-}
-
 static bool all_finite(const float *x, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -324,9 +291,9 @@ static bool all_finite(const float *x, size_t count)
 }
 
 /* Row `row` of a batch into the answer of its clip. */
-static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const ser_stages *stages,
-                   const outputs *o)
+static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const ser_stages *stages)
 {
+    const ser_outputs *o = &stages->outputs;
     clip_result *clip = (clip_result *)p->next.clips.data + piece->clip;
     double *sums = (double *)p->next.sums.data + piece->clip * p->labels;
     const float *logits = o->logits + row * p->labels;
@@ -353,16 +320,12 @@ static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const s
 static int run_batch(ser_predictor *p, const ser_piece *pieces, size_t count)
 {
     const ser_stages *stages;
-    outputs o;
     int status = prepare_batch(p, pieces, count);
     if (status == 0) {
         status = forward(p, count, &stages);
     }
-    if (status == 0) {
-        status = fetch(p, stages, &o);
-    }
     for (size_t i = 0; i < count && status == 0; i++) {
-        status = collect(p, &pieces[i], i, stages, &o);
+        status = collect(p, &pieces[i], i, stages);
     }
     return status;
 }

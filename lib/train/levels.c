@@ -74,7 +74,8 @@ static int make_probe(ser_levels *l, const ser_device *device, const ser_arch *a
     if (values == NULL) {
         return SER_ERR_MEMORY;
     }
-    int status = ser_net_create(device->ops, device->context, device->threads, &probe, &l->net);
+    int status = ser_net_create(device->ops, device->context, device->threads, &probe, SER_F32,
+                                &l->net);
     if (status == 0) {
         status = set_weights(l->net, values, l->bins);
     }
@@ -172,7 +173,7 @@ int ser_levels_add(ser_levels *levels, const float *const *samples, const int64_
     if (mel == NULL) {
         return SER_ERR_MEMORY;
     }
-    status = ser_workspace_download(levels->workspace, &stages->mel, mel);
+    status = ser_workspace_download(levels->workspace, &stages->mel, 0, stages->mel.rows, mel);
     if (status == 0) {
         status = add_mel(levels, stages, mel, ids, count);
     }

@@ -139,7 +139,7 @@ void random_net_create(const ser_arch *arch, random_net *net)
 {
     const char *name;
     assert_ok(ser_cpu_ops.open(0, &net->context, &name));
-    assert_ok(ser_net_create(&ser_cpu_ops, net->context, 1, arch, &net->net));
+    assert_ok(ser_net_create(&ser_cpu_ops, net->context, 1, arch, SER_F32, &net->net));
 }
 
 void random_net_open(int kind, uint64_t seed, random_net *net)

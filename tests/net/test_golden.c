@@ -147,7 +147,7 @@ static int compare(golden *g, int clip, const char *stage, const ser_tensor *ten
                   (unsigned long long)entry->elements, (long long)rows, (long long)cols);
     float *all = malloc((size_t)(tensor->rows * cols) * sizeof *all);
     float *got = malloc((size_t)(rows * cols) * sizeof *got);
-    assert_ok(ser_workspace_download(g->workspace, tensor, all));
+    assert_ok(ser_workspace_download(g->workspace, tensor, 0, tensor->rows, all));
     for (int64_t r = 0; r < rows; r++) {
         memcpy(got + r * cols, all + (first + r * stride) * cols, (size_t)cols * sizeof *got);
     }

@@ -34,7 +34,7 @@ typedef struct outcome {
 static float *fetch(const ser_tensor *tensor)
 {
     float *host = malloc((size_t)(tensor->rows * tensor->cols) * sizeof *host);
-    assert_ok(ser_workspace_download(workspace, tensor, host));
+    assert_ok(ser_workspace_download(workspace, tensor, 0, tensor->rows, host));
     return host;
 }
 
@@ -200,7 +200,7 @@ START_TEST(reused_memory_gives_the_same_bits_as_kept_stages)
     ck_assert_mem_eq(got, wanted, sizeof wanted);
     ck_assert_ptr_null(stages->hidden);
     float nothing;
-    assert_fails(ser_workspace_download(workspace, &stages->features, &nothing), SER_ERR_INTERNAL,
+    assert_fails(ser_workspace_download(workspace, &stages->features, 0, 1, &nothing), SER_ERR_INTERNAL,
                  "not kept");
     close_net();
     free_clips(clips);
@@ -391,7 +391,7 @@ static int build_and_run(const float *clip, int64_t count, ser_net **net)
     ser_arch arch = random_arch(NET_LOGMEL);
     const ser_stages *stages;
     ser_workspace *w = NULL;
-    int status = ser_net_create(&ser_cpu_ops, fixture.context, 1, &arch, net);
+    int status = ser_net_create(&ser_cpu_ops, fixture.context, 1, &arch, SER_F32, net);
     for (size_t i = 0; status == 0 && i < ser_net_params(*net)->count; i++) {
         float values[4096];
         random_values(&ser_net_params(*net)->list[i], i, values);

@@ -175,14 +175,14 @@ START_TEST(create_refuses_what_the_ops_cannot_do)
     ser_net *net = NULL;
     ser_arch arch = random_arch(NET_BASE);
     arch.conv_padding[0] = 1;
-    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, &net), SER_ERR_UNSUPPORTED,
+    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, SER_F32, &net), SER_ERR_UNSUPPORTED,
                  "conv_padding");
     arch = random_arch(NET_LOGMEL);
     arch.conv_norm = SER_NORM_GROUP;
-    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, &net), SER_ERR_UNSUPPORTED,
+    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, SER_F32, &net), SER_ERR_UNSUPPORTED,
                  "features.norm");
     arch.conv_count = 0;
-    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, &net), SER_ERR_UNSUPPORTED,
+    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, SER_F32, &net), SER_ERR_UNSUPPORTED,
                  "conv_dim");
     ck_assert_ptr_null(net);
 }
@@ -195,7 +195,7 @@ START_TEST(group_norm_limits_the_first_kernel)
     ser_arch arch = random_arch(NET_BASE);
     ck_assert_int_eq(arch.conv_norm, SER_NORM_GROUP);
     arch.conv_kernel[0] = SER_MAX_WAVE_KERNEL + 1;
-    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, &net), SER_ERR_UNSUPPORTED,
+    assert_fails(ser_net_create(&ser_cpu_ops, NULL, 1, &arch, SER_F32, &net), SER_ERR_UNSUPPORTED,
                  "features.conv_kernel: the first is 65, limit 64 with group norm");
     ck_assert_ptr_null(net);
     arch.conv_kernel[0] = SER_MAX_WAVE_KERNEL;

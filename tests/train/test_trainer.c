@@ -274,7 +274,7 @@ static void check_levels(void)
     assert_ok(ser_net_forward(net, workspace, CLIPS, samples, counts, &stages));
     const size_t bins = (size_t)stages->mel.cols;
     float *mel = malloc((size_t)stages->mel.rows * bins * sizeof *mel);
-    assert_ok(ser_workspace_download(workspace, &stages->mel, mel));
+    assert_ok(ser_workspace_download(workspace, &stages->mel, 0, stages->mel.rows, mel));
     for (size_t k = 0; k < bins; k++) {
         double n = 0.0;
         double sum = 0.0;

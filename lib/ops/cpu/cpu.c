@@ -9,6 +9,11 @@
 #include "base/mem.h"
 #include "ops/cpu/onednn.h"
 
+static int cpu_count(void)
+{
+    return 1;
+}
+
 static int cpu_open(int32_t index, ser_context **context, const char **name)
 {
     if (index != 0) {
@@ -122,11 +127,15 @@ static size_t cpu_scratch(const ser_queue *queue, enum ser_op op, const void *ar
 
 const ser_ops ser_cpu_ops = {
     .version = SER_OPS_VERSION,
+    .host_memory = true,
     .name = "cpu",
+    .count = cpu_count,
     .open = cpu_open,
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .host_alloc = cpu_alloc,
+    .host_free = cpu_free,
     .queue_create = cpu_queue_create,
     .queue_free = cpu_queue_free,
     .upload = cpu_copy,

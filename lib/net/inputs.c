@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a pass reads from the host. The inputs lie at the start of the arena, in the same order on
+ * the device and in their host image, so that one transfer moves them all and a recorded pass finds
+ * new content where it found the old.
+ */
+#include <string.h>
+
+#include "net/workspace.h"
+
+/* --- Places --- */
+
+static ser_tensor place_matrix(ser_pass *pass, const float *host, int64_t rows, int64_t cols)
+{
+    return host != NULL ? ser_pass_take_input(pass, rows, cols, 0, 0) : (ser_tensor){0};
+}
+
+static const int32_t *place_spans(ser_pass *pass, ser_spans spans)
+{
+    const size_t count = 2 * (size_t)spans.count * (size_t)pass->geometry.batch;
+    return spans.list != NULL && count > 0 ? ser_pass_take_bytes(pass, count * sizeof(int32_t))
+                                           : NULL;
+}
+
+static void place_training(ser_pass *pass, const ser_training_batch *batch)
+{
+    const ser_arch *arch = pass->arch;
+    const int64_t labels =
+        arch->classifier_count > 0 ? arch->classifier_size[arch->classifier_count - 1] : 0;
+    ser_pass_input *input = &pass->input;
+    input->targets = place_matrix(pass, batch->targets, batch->count, labels);
+    input->mask = place_matrix(pass, batch->mask, batch->count, labels);
+    input->mel_warp = place_matrix(pass, batch->mel_warp, batch->count, 1);
+    input->mel_offset = place_matrix(pass, batch->mel_offset, batch->count, arch->mel.bins);
+    input->mel_time = place_spans(pass, batch->mel_time);
+    input->mel_channel = place_spans(pass, batch->mel_channel);
+    input->hidden_time = place_spans(pass, batch->hidden_time);
+    input->hidden_channel = place_spans(pass, batch->hidden_channel);
+}
+
+static bool has_features(const ser_pass *pass)
+{
+    return pass->run->input != NULL && pass->run->input->features != NULL;
+}
+
+static void place_clips(ser_pass *pass)
+{
+    const ser_arch *arch = pass->arch;
+    const int32_t last = arch->conv_count;
+    const int64_t batch = pass->geometry.batch;
+    if (has_features(pass)) {
+        pass->input.features = ser_pass_take_input(pass, batch * pass->geometry.padded[last],
+                                                   arch->conv_dim[last - 1], 0, 0);
+        return;
+    }
+    const bool on_samples = arch->features == SER_FEATURES_CONV;
+    pass->input.pcm = ser_pass_take_input(pass, batch * pass->geometry.samples, 1,
+                                          on_samples ? arch->conv_padding[0] : 0,
+                                          on_samples ? arch->conv_kernel[0] : 0);
+}
+
+void ser_pass_begin(ser_pass *pass)
+{
+    ser_workspace *w = pass->workspace;
+    w->arena.count = 0;
+    w->arena.peak = 0;
+    w->arena.floor = 0;
+    const size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
+    pass->valid = ser_pass_take_bytes(pass, count * sizeof(int32_t));
+    if (pass->run->input != NULL) {
+        place_training(pass, pass->run->input);
+    }
+    place_clips(pass);
+    w->input_size = w->arena.floor;
+}
+
+/* --- Content --- */
+
+/* Where the host writes what will be at `device`. */
+static void *image_of(const ser_pass *pass, const void *device)
+{
+    const ser_workspace *w = pass->workspace;
+    const size_t at = (uintptr_t)device - (uintptr_t)w->arena.memory;
+    return (char *)(w->staging != NULL ? w->staging : w->arena.memory) + at;
+}
+
+static void fill(const ser_pass *pass, const void *device, const void *host, size_t size)
+{
+    if (device != NULL && host != NULL) {
+        memcpy(image_of(pass, device), host, size);
+    }
+}
+
+static void fill_matrix(const ser_pass *pass, const ser_tensor *to, const float *host)
+{
+    fill(pass, to->data, host, (size_t)(to->rows * to->cols) * sizeof(float));
+}
+
+static void fill_spans(const ser_pass *pass, const int32_t *to, ser_spans spans)
+{
+    const size_t count = 2 * (size_t)spans.count * (size_t)pass->geometry.batch;
+    fill(pass, to, spans.list, count * sizeof(int32_t));
+}
+
+static void fill_training(const ser_pass *pass, const ser_training_batch *batch)
+{
+    const ser_pass_input *input = &pass->input;
+    fill_matrix(pass, &input->targets, batch->targets);
+    fill_matrix(pass, &input->mask, batch->mask);
+    fill_matrix(pass, &input->mel_warp, batch->mel_warp);
+    fill_matrix(pass, &input->mel_offset, batch->mel_offset);
+    fill_spans(pass, input->mel_time, batch->mel_time);
+    fill_spans(pass, input->mel_channel, batch->mel_channel);
+    fill_spans(pass, input->hidden_time, batch->hidden_time);
+    fill_spans(pass, input->hidden_channel, batch->hidden_channel);
+}
+
+/* Clip b of `to` with zeros behind its `count` rows. */
+static void fill_clip(const ser_pass *pass, const ser_tensor *to, int64_t clip, const float *host,
+                      int64_t count)
+{
+    const int64_t padded = to->rows / pass->geometry.batch;
+    float *image = (float *)image_of(pass, to->data) + clip * padded * to->cols;
+    const size_t size = (size_t)(count * to->cols) * sizeof(float);
+    memcpy(image, host, size);
+    memset((char *)image + size, 0, (size_t)(padded * to->cols) * sizeof(float) - size);
+}
+
+static void fill_clips(const ser_pass *pass)
+{
+    const ser_run *run = pass->run;
+    const ser_arch *arch = pass->arch;
+    const ser_pass_input *input = &pass->input;
+    if (!has_features(pass) && arch->features == SER_FEATURES_CONV) {
+        const size_t front = (size_t)arch->conv_padding[0] * sizeof(float);
+        memset((char *)image_of(pass, input->pcm.data) - front, 0, front);
+    }
+    for (int64_t b = 0; b < run->batch; b++) {
+        if (has_features(pass)) {
+            fill_clip(pass, &input->features, b, run->input->features[b],
+                      ser_arch_frames(arch, run->counts[b]));
+        } else {
+            fill_clip(pass, &input->pcm, b, run->samples[b], run->counts[b]);
+        }
+    }
+}
+
+/* Valid lengths of a clip at every level, into its column of the table. */
+static void set_lengths(const ser_pass *pass, int64_t clip)
+{
+    int32_t *valid = pass->workspace->valid;
+    const int64_t batch = pass->geometry.batch;
+    int64_t lengths[SER_MAX_CONVS + 1];
+    ser_geometry_lengths(pass->arch, pass->run->counts[clip], lengths);
+    valid[clip] = (int32_t)pass->run->counts[clip];
+    for (int32_t i = 0; i <= pass->arch->conv_count; i++) {
+        valid[(1 + i) * batch + clip] = (int32_t)lengths[i];
+    }
+}
+
+void ser_pass_fill(ser_pass *pass)
+{
+    ser_workspace *w = pass->workspace;
+    if (pass->status != 0) {
+        return;
+    }
+    const size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
+    for (int64_t b = 0; b < pass->geometry.batch; b++) {
+        set_lengths(pass, b);
+    }
+    w->valid[count - 1] = (int32_t)pass->geometry.batch;
+    fill(pass, pass->valid, w->valid, count * sizeof(int32_t));
+    if (pass->run->input != NULL) {
+        fill_training(pass, pass->run->input);
+    }
+    fill_clips(pass);
+}
+
+void ser_pass_upload(ser_pass *pass)
+{
+    const ser_workspace *w = pass->workspace;
+    if (pass->status == 0 && w->staging != NULL) {
+        pass->status =
+            pass->queue->ops->upload(pass->queue, w->arena.memory, w->staging, w->input_size);
+    }
+}
+
+/* --- Memory of the image --- */
+
+int ser_inputs_reserve(ser_workspace *workspace)
+{
+    ser_queue *queue = workspace->queue;
+    const size_t size = workspace->input_size;
+    if (queue->ops->host_memory || size <= workspace->staging_size) {
+        return 0;
+    }
+    int status = queue->ops->sync(queue); /* a transfer may still read the old one */
+    ser_recordings_free(workspace);
+    ser_inputs_free(workspace);
+    if (status == 0) {
+        status = queue->ops->host_alloc(queue->context, size, &workspace->staging);
+    }
+    if (status != 0) {
+        workspace->staging = NULL;
+        return status;
+    }
+    memset(workspace->staging, 0, size); /* gaps between inputs are transferred too */
+    workspace->staging_size = size;
+    return 0;
+}
+
+void ser_inputs_free(ser_workspace *workspace)
+{
+    ser_queue *queue = workspace->queue;
+    if (workspace->staging != NULL) {
+        queue->ops->host_free(queue->context, workspace->staging);
+    }
+    workspace->staging = NULL;
+    workspace->staging_size = 0;
+}
