@@ -51,7 +51,7 @@ WORDS = [
     ("libcsv", r"csv\.h|CSV_(?!TABLE)\w+|"
                r"csv_(?:parser?|init|fini|free|f?write2?|(?:str)?error|[gs]et_\w+)",
      ["tools/csvtable.c", "tools/csvtable.h"]),
-    ("Random123", r"Random123/\w+\.h|philox\dx\d\d\w*", ["lib/base/rng.c", "tools/metrics.c"]),
+    ("Random123", r"Random123/\w+\.h|philox\dx\d\d\w*", ["lib/base/rng.c", "lib/ops/cuda/philox.cuh", "tools/metrics.c"]),
     ("microphone", r"pulse/\w+\.h|pa_(?:simple|mainloop|context|stream)\w*|asoundlib\.h|snd_pcm\w*",
      ["tools/"]),
 ]

@@ -33,7 +33,7 @@ static const ser_host host = {
 /* Modules that have been loaded stay. */
 static struct {
     pthread_mutex_t lock;
-    const ser_ops *cuda;
+    const ser_ops *loaded;
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* "<folder of libser.so>/ser", so that a moved installation finds its module; NULL if unknown. */
@@ -114,13 +114,13 @@ int ser_module_cuda(const ser_ops **ops)
 {
     int status = 0;
     pthread_mutex_lock(&registry.lock);
-    if (registry.cuda == NULL) {
+    if (registry.loaded == NULL) {
         char *path = NULL;
         status = find_module(&path);
-        status = status == 0 ? load(path, &registry.cuda) : status;
+        status = status == 0 ? load(path, &registry.loaded) : status;
         ser_mem_free(path);
     }
-    *ops = registry.cuda;
+    *ops = registry.loaded;
     pthread_mutex_unlock(&registry.lock);
     return status;
 }

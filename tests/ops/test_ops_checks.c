@@ -58,6 +58,7 @@ FAKE_OP(pos_conv)
 
 static const ser_ops fake_ops = {
     .version = SER_OPS_VERSION,
+    .bf16 = true,
     .name = "fake",
     .alloc = fake_alloc,
     .free = fake_free,
@@ -116,6 +117,13 @@ static struct ser_weight weight(int64_t rows, int64_t cols, int64_t groups)
 
 static struct ser_weight w1, w2;
 
+static ser_tensor tensor_bf16(int64_t rows, int64_t cols)
+{
+    ser_tensor t = tensor(rows, cols);
+    t.type = SER_BF16;
+    return t;
+}
+
 static ser_linear_args good_linear(void)
 {
     w1 = weight(5, 7, 1);
@@ -126,6 +134,38 @@ static ser_linear_args good_linear(void)
                              .activation = SER_ACT_GELU,
                              .y = tensor(8, 5)};
 }
+
+static ser_linear_args good_linear_bf16(void)
+{
+    ser_linear_args args = good_linear();
+    w1.spec.type = SER_BF16;
+    args.x = tensor_bf16(8, 7);
+    args.y = tensor_bf16(8, 5);
+    args.bias_bf16 = tensor_bf16(1, 5);
+    return args;
+}
+
+START_TEST(linear_bf16)
+{
+    ser_linear_args good = good_linear_bf16();
+    assert_ok(ser_linear_fwd(&queue, &good));
+    calls = 0;
+    assert_refused(linear, ser_linear_args, good, a.y.type = SER_F32, "y is of type 0");
+    assert_refused(linear, ser_linear_args, good, a.x.type = SER_F32, "y is of type 1");
+    assert_refused(linear, ser_linear_args, good, a.bias_bf16.data = NULL, "bias_bf16 is absent");
+    assert_refused(linear, ser_linear_args, good, a.bias_bf16.cols = 4, "bias_bf16 is [1, 4]");
+    assert_refused(linear, ser_linear_args, good, a.bias_bf16.type = SER_F32, "is not bf16");
+    assert_refused(linear, ser_linear_args, good, a.bias.data = NULL, "without need");
+    w1.spec.type = SER_F32;
+    assert_refused(linear, ser_linear_args, good, (void)a, "for f32 activations only");
+    static ser_ops without;
+    without = *queue.ops;
+    without.bf16 = false;
+    ser_queue plain = queue;
+    plain.ops = &without;
+    assert_fails(ser_linear_fwd(&plain, &good), SER_ERR_INTERNAL, "which fake does not have");
+}
+END_TEST
 
 START_TEST(linear)
 {
@@ -308,6 +348,7 @@ int main(void)
     TCase *tc = tcase_create("checks");
     tcase_add_checked_fixture(tc, setup, NULL);
     tcase_add_test(tc, linear);
+    tcase_add_test(tc, linear_bf16);
     tcase_add_test(tc, log_mel);
     tcase_add_test(tc, wave_conv);
     tcase_add_test(tc, conv);

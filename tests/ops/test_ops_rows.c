@@ -36,6 +36,7 @@ static size_t no_scratch(const ser_queue *queue, enum ser_op op, const void *arg
 
 static const ser_ops fake_ops = {
     .version = SER_OPS_VERSION,
+    .bf16 = true,
     .name = "fake",
     .scratch = no_scratch,
     .residual_norm_fwd = fake_residual_norm,

@@ -41,6 +41,7 @@ FAKE_OP(weight_norm_bwd, ser_weight_norm_args)
 
 static const ser_ops fake_ops = {
     .version = SER_OPS_VERSION,
+    .bf16 = true,
     .name = "fake",
     .scratch = no_scratch,
     .mel_warp_fwd = fake_mel_warp_fwd,
