@@ -35,6 +35,7 @@ typedef struct predict_options {
     int32_t format;
     int32_t top_k;
     int32_t attention;
+    int32_t precision;
     int32_t threads;
     int32_t batch_size;
     int32_t channel;
@@ -46,6 +47,9 @@ typedef struct predict_options {
     int32_t quiet;
     int32_t verbose;
 } predict_options;
+
+/* In the order of SER_PRECISION_*. */
+static const char *const precision_names[] = {"auto", "f32", "bf16", NULL};
 
 /* The member of predict_options that an option sets. */
 #define SETS(member) .offset = offsetof(predict_options, member)
@@ -92,6 +96,8 @@ static const cli_option options_table[] = {
      .help = "auto (default: a GPU if there is one), cpu, cuda or cuda:N"},
     {CLI_FLAG, 0, "list-devices", NULL, SETS(list_devices),
      .help = "list the usable devices and exit"},
+    {CLI_CHOICE, 0, "precision", "FORMAT", SETS(precision), .choices = precision_names,
+     .help = "auto (default: bf16 on a GPU, f32 on the CPU), f32 or bf16"},
     {CLI_INTEGER, 't', "threads", "N", SETS(threads), 1, 1024,
      .help = "CPU threads (default: $OMP_NUM_THREADS, else all)"},
     {CLI_INTEGER, 'b', "batch-size", "N", SETS(batch_size), 1, 4096,
@@ -196,7 +202,10 @@ static int open_model(predict_session *s)
         message_error("%s", ser_error_message());
         return message_exit_code(status);
     }
-    status = ser_model_load(s->device, o->model, NULL, &s->model);
+    ser_model_options model_options;
+    ser_model_options_init(&model_options, sizeof model_options);
+    model_options.precision = o->precision;
+    status = ser_model_load(s->device, o->model, &model_options, &s->model);
     if (status != 0) {
         message_error("cannot load the model: %s%s", ser_error_message(),
                       o->model == NULL ? " (--model or $SER_MODEL names another)" : "");

@@ -53,7 +53,11 @@ int train_session_open(train_session *s, const train_options *o, int argc, char 
 {
     *s = (train_session){.options = o, .started = train_clock()};
     s->command = join_command(argc, argv);
-    int status = ser_device_open(&o->device_options, &s->device);
+    ser_device_options device_options = o->device_options;
+    if (device_options.kind == SER_DEVICE_AUTO && !o->eval_only) {
+        device_options.kind = SER_DEVICE_CPU; /* CUDA predicts only, so far */
+    }
+    int status = ser_device_open(&device_options, &s->device);
     if (status != 0) {
         return train_fail(status);
     }

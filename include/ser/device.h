@@ -45,6 +45,14 @@ SER_API int ser_device_count(int32_t kind);
 
 /**
  * Open a device. `options` NULL means defaults. The caller frees `*device`.
+ *
+ * CUDA needs the module libser-cuda.so, which is looked for in "ser/" beside libser.so and where it
+ * was installed, or only in the folder that the environment variable SER_MODULE_PATH names; an
+ * NVIDIA driver for CUDA 13; and a GPU of compute capability 8.0 or higher. Calls that use a CUDA
+ * device make it the calling thread's current one. After an error that poisons the device (an illegal address, a failed launch, an ECC error)
+ * every call that uses it gives DEVICE until the process ends; running out of its memory does not,
+ * the handles stay usable.
+ *
  * Errors: ARGUMENT, UNSUPPORTED (options of a newer library), MEMORY, DEVICE (one sentence says
  * what is missing and what to do). Any thread. Since 0.1.
  */

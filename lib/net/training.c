@@ -196,6 +196,11 @@ int ser_training_create(ser_net *net, const ser_training_options *options, int32
         return ser_fail(SER_ERR_INTERNAL,
                         "net: only a finished network with a head can be trained");
     }
+    if (net->ops->adamw == NULL) {
+        return ser_fail(SER_ERR_UNSUPPORTED,
+                        "%s: this release predicts on such devices only; train on the CPU",
+                        net->ops->name);
+    }
     ser_training *t = ser_mem_alloc(1, sizeof *t);
     if (t == NULL) {
         return SER_ERR_MEMORY;

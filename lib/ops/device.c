@@ -79,6 +79,14 @@ static int open_kind(ser_device *device, int32_t kind, int32_t index, int32_t th
     return device->name != NULL ? 0 : SER_ERR_MEMORY;
 }
 
+/* A machine without GPU or module is ordinary; one whose GPU cannot be used wants attention. */
+static int32_t level_of_fallback(void)
+{
+    const ser_ops *ops;
+    const bool broken = ser_module_cuda(&ops) == 0 ? ops->count() > 0 : ser_module_cuda_installed();
+    return broken ? SER_LOG_WARNING : SER_LOG_INFO;
+}
+
 /* CUDA where it works, else the CPU with one line that says why. */
 static int open_auto(ser_device *device, int32_t index, int32_t threads)
 {
@@ -92,7 +100,7 @@ static int open_auto(ser_device *device, int32_t index, int32_t threads)
     }
     status = open_kind(device, SER_DEVICE_CPU, 0, threads);
     if (status == 0) {
-        ser_log(SER_LOG_INFO, "device: using %s (%s)", device->name, reason);
+        ser_log(level_of_fallback(), "device: using %s; %s", device->name, reason);
     }
     ser_mem_free(reason);
     return status;

@@ -124,3 +124,11 @@ int ser_module_cuda(const ser_ops **ops)
     pthread_mutex_unlock(&registry.lock);
     return status;
 }
+
+bool ser_module_cuda_installed(void)
+{
+    char *path = NULL;
+    const bool found = find_module(&path) == 0;
+    ser_mem_free(path);
+    return found;
+}

@@ -30,6 +30,9 @@ typedef const ser_ops *ser_module_open_function(const ser_host *host);
  * next. Errors: DEVICE, the text says where it was looked for or what is missing. Any thread. */
 int ser_module_cuda(const ser_ops **ops);
 
+/* Whether its file is there. */
+bool ser_module_cuda_installed(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -135,17 +135,23 @@ size_t random_find(const ser_net *net, int32_t role, int32_t index)
     return 0;
 }
 
-void random_net_create(const ser_arch *arch, random_net *net)
+static void create_on(const ser_ops *ops, int32_t type, const ser_arch *arch, random_net *net)
 {
     const char *name;
-    assert_ok(ser_cpu_ops.open(0, &net->context, &name));
-    assert_ok(ser_net_create(&ser_cpu_ops, net->context, 1, arch, SER_F32, &net->net));
+    net->ops = ops;
+    assert_ok(ops->open(0, &net->context, &name));
+    assert_ok(ser_net_create(ops, net->context, 1, arch, type, &net->net));
 }
 
-void random_net_open(int kind, uint64_t seed, random_net *net)
+void random_net_create(const ser_arch *arch, random_net *net)
+{
+    create_on(&ser_cpu_ops, SER_F32, arch, net);
+}
+
+void random_net_open_on(const ser_ops *ops, int32_t type, int kind, uint64_t seed, random_net *net)
 {
     ser_arch arch = random_arch(kind);
-    random_net_create(&arch, net);
+    create_on(ops, type, &arch, net);
     for (size_t i = 0; i < ser_net_params(net->net)->count; i++) {
         float *values = random_param(net->net, i, seed + i);
         assert_ok(ser_net_set(net->net, i, values));
@@ -154,10 +160,15 @@ void random_net_open(int kind, uint64_t seed, random_net *net)
     assert_ok(ser_net_finish(net->net));
 }
 
+void random_net_open(int kind, uint64_t seed, random_net *net)
+{
+    random_net_open_on(&ser_cpu_ops, SER_F32, kind, seed, net);
+}
+
 void random_net_close(random_net *net)
 {
     ser_net_free(net->net);
-    ser_cpu_ops.close(net->context);
+    net->ops->close(net->context);
 }
 
 void random_clip(float *samples, int64_t count, uint64_t seed)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Small networks of every kind with random weights, on the CPU. */
+/* Small networks of every kind with random weights, on the CPU unless another table is given. */
 #ifndef SER_TESTS_RANDOM_NET_H
 #define SER_TESTS_RANDOM_NET_H
 
@@ -15,6 +15,7 @@ enum {
 };
 
 typedef struct random_net {
+    const ser_ops *ops;
     ser_context *context;
     ser_net *net;
 } random_net;
@@ -31,6 +32,7 @@ size_t random_find(const ser_net *net, int32_t role, int32_t index);
 
 void random_net_create(const ser_arch *arch, random_net *net); /* without values */
 void random_net_open(int kind, uint64_t seed, random_net *net);
+void random_net_open_on(const ser_ops *ops, int32_t type, int kind, uint64_t seed, random_net *net);
 void random_net_close(random_net *net);
 
 /* Coloured noise with a slow envelope. */

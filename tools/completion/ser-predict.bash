@@ -20,13 +20,16 @@ _ser_predict()
     -d|--device)
         COMPREPLY=($(compgen -W 'auto cpu cuda' -- "$cur"))
         return ;;
+    --precision)
+        COMPREPLY=($(compgen -W 'auto f32 bf16' -- "$cur"))
+        return ;;
     -l|--labels|-w|--window|--hop|-c|--channel|--offset|--length|-k|--top-k|-t|--threads|-b|--batch-size)
         return ;;
     esac
     if [[ $cur == -* && $prev != -m && $prev != --model && $prev != -o && $prev != --output ]]; then
         COMPREPLY=($(compgen -W '--model --labels --window --hop --attention --channel --offset
             --length --strict --any-format --format --json --top-k --output --color --no-progress
-            --quiet --verbose --device --list-devices --threads --batch-size --help --version' -- "$cur"))
+            --quiet --verbose --device --list-devices --precision --threads --batch-size --help --version' -- "$cur"))
         return
     fi
     local IFS=$'\n'

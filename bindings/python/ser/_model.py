@@ -18,6 +18,11 @@ from ._library import check, lib, options, set_option
 # Clips that are in memory together when a list is predicted.
 _CHUNK = 64
 
+_PRECISIONS = {
+    "auto": _ffi.PRECISION_AUTO,
+    "f32": _ffi.PRECISION_F32,
+    "bf16": _ffi.PRECISION_BF16,
+}
 _KINDS = {"auto": _ffi.DEVICE_AUTO, "cpu": _ffi.DEVICE_CPU, "cuda": _ffi.DEVICE_CUDA}
 
 
@@ -136,13 +141,20 @@ class Model:
     refuses to predict and to be saved (SerError, SER_ERR_BUSY).
     """
 
-    def __init__(self, path: Any = None, device: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self, path: Any = None, device: str = "auto", threads: int = 0, precision: str = "auto"
+    ) -> None:
+        if precision not in _PRECISIONS:
+            raise ValueError(f'precision must be "auto", "f32" or "bf16", not {precision!r}')
+        chosen = options(_ffi.model_options, "model_options")
+        chosen.precision = _PRECISIONS[precision]
+        given = ctypes.byref(chosen)
         if isinstance(path, (bytes, bytearray, memoryview)):
             data = bytes(path)
-            self._open(device, threads, lib.ser_model_load_memory, data, len(data), None)
+            self._open(device, threads, lib.ser_model_load_memory, data, len(data), given)
         else:
             name = None if path is None else fs_path(path)
-            self._open(device, threads, lib.ser_model_load, name, None)
+            self._open(device, threads, lib.ser_model_load, name, given)
 
     def _open(self, device: str, threads: int, function: Any, *arguments: Any) -> None:
         """Take the model that `function`(device, *arguments, out) makes."""
@@ -164,13 +176,16 @@ class Model:
         self._max_seconds = lib.ser_model_max_seconds(model)
 
     @classmethod
-    def load(cls, path: Any = None, device: str = "auto", threads: int = 0) -> Model:
+    def load(
+        cls, path: Any = None, device: str = "auto", threads: int = 0, precision: str = "auto"
+    ) -> Model:
         """Load a model file, a transformers directory or the bytes of a model file.
 
         Without a path: $SER_MODEL, or the small model that is installed with the library. `device`
         is "auto", "cpu", "cuda" or "cuda:N"; `threads` are the CPU threads per call, 0 for all.
+        `precision` is "f32", "bf16", or "auto": bf16 on a GPU, f32 on the CPU.
         """
-        return cls(path, device, threads)
+        return cls(path, device, threads, precision)
 
     @classmethod
     def create(
@@ -189,7 +204,8 @@ class Model:
         Either `backbone`, a transformers directory whose pre-trained network gets a fresh head, or
         `config`, an architecture with random weights: "ser-mini", or a dict or JSON text as
         models/FORMAT.md describes. `seed` draws what is fresh; with `layer_mix` the head sees a
-        learned mix of all hidden states instead of the last. `device` and `threads` as for load().
+        learned mix of all hidden states instead of the last. `device` and `threads` as for load(),
+        but "auto" is the CPU: training needs it in this release.
         """
         if (backbone is None) == (config is None):
             raise TypeError("create() takes either a backbone or a config")
@@ -204,7 +220,8 @@ class Model:
             source = config_text(config, "config")
         array = (ctypes.c_char_p * len(names))(*names)
         model = cls.__new__(cls)
-        model._open(device, threads, function, source, array, len(names), ctypes.byref(chosen))
+        place = "cpu" if device == "auto" else device
+        model._open(place, threads, function, source, array, len(names), ctypes.byref(chosen))
         return model
 
     # --- Facts

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Per clip and head: S = scale Q K^T, P = softmax(S) by rows, Y = dropout(P) V (Vaswani et al.
+ * 2017), fused: neither S nor P exists in memory, and no scratch is needed. bf16 goes through tensor
+ * cores where the head's width allows it (attention_mma.cuh), the rest through plain f32
+ * arithmetic (attention_plain.cuh).
+ */
+#include "ops/cuda/attention_mma.cuh"
+#include "ops/cuda/attention_plain.cuh"
+
+namespace
+{
+
+template <typename T> attention_problem<T> problem_of(const ser_attention_args *args)
+{
+    attention_problem<T> p = {};
+    p.qkv = static_cast<const T *>(args->qkv.data);
+    p.y = static_cast<T *>(args->y.data);
+    p.lse = static_cast<float *>(args->lse.data);
+    p.valid = args->rows.valid;
+    p.padded = static_cast<int32_t>(args->rows.padded);
+    p.heads = args->heads;
+    p.width = static_cast<int32_t>(args->y.cols / args->heads);
+    p.scale = args->scale * LOG2_E;
+    p.dropout = dropout_rule_of(args->dropout);
+    p.kept = p.dropout.threshold < 65536 ? p.dropout.scale : 0.0f; /* all dropped: 0, not inf * 0 */
+    return p;
+}
+
+/* One launch of blocks of `rows` queries. */
+template <typename T>
+int run(ser_queue *queue, void (*kernel)(const attention_problem<T>), attention_problem<T> p,
+        int64_t batch, int rows, int pieces, unsigned threads, size_t shared)
+{
+    p.tiles = static_cast<int32_t>(cuda_ceil_div(p.padded, rows));
+    const size_t masks = p.dropout.threshold > 0 ? static_cast<size_t>(rows) * MASK_BYTES : 0;
+    const ser_shape shape = {dim3(static_cast<unsigned>(batch * p.tiles),
+                                  static_cast<unsigned>(p.heads), static_cast<unsigned>(pieces)),
+                             threads, shared + masks};
+    return ser_launch(queue, shape, kernel, p);
+}
+
+template <typename T, int COLUMNS, int N>
+int run_plain(ser_queue *queue, const ser_attention_args *args)
+{
+    const attention_problem<T> p = problem_of<T>(args);
+    const int pieces = static_cast<int>(cuda_ceil_div(p.width, COLUMNS));
+    return run<T>(queue, attention_plain<T, COLUMNS, N>, p, args->rows.batch, QUERIES, pieces,
+                  PLAIN_THREADS, plain_sizes<COLUMNS>::MASKS);
+}
+
+template <int WIDTH, int TILES> int run_mma(ser_queue *queue, const ser_attention_args *args)
+{
+    using sizes = mma_sizes<WIDTH, TILES>;
+    return run<bf16>(queue, attention_mma<WIDTH, TILES>, problem_of<bf16>(args), args->rows.batch,
+                     sizes::ROWS, 1, MMA_THREADS, sizes::MASKS);
+}
+
+/* Two tiles a warp read every key from shared memory half as often. That pays where two blocks fit
+ * on a multiprocessor (its memory is about what one block may have, 1 KiB per block is the
+ * system's), and once there are two for each. */
+bool has_many_rows(const ser_queue *queue, const ser_attention_args *args)
+{
+    using sizes = mma_sizes<64, 2>;
+    const ser_context *context = queue->context;
+    const int64_t tiles = cuda_ceil_div(args->rows.padded, sizes::ROWS);
+    return 2 * (sizes::MASKS + sizes::ROWS * MASK_BYTES + 1024) <= context->shared_limit &&
+           args->rows.padded > sizes::ROWS / 2 &&
+           args->rows.batch * args->heads * tiles >= 2 * context->multiprocessors;
+}
+
+} // namespace
+
+size_t ser_cuda_attention_scratch(const ser_queue *queue, const ser_attention_args *args)
+{
+    (void)queue;
+    (void)args;
+    return 0;
+}
+
+int ser_cuda_attention_fwd(ser_queue *queue, const ser_attention_args *args)
+{
+    const int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    const int64_t width = args->y.cols / args->heads; /* what divides it divides every offset */
+    if (args->y.type == SER_F32) {
+        if (width % 4 != 0) {
+            return run_plain<float, 64, 1>(queue, args);
+        }
+        return width <= 64 ? run_plain<float, 64, 4>(queue, args)
+                           : run_plain<float, 128, 4>(queue, args);
+    }
+    if (width % 8 != 0 || width > 128) {
+        return run_plain<bf16, 64, 1>(queue, args);
+    }
+    if (width <= 32) {
+        return run_mma<32, 1>(queue, args);
+    }
+    if (width <= 64) {
+        return has_many_rows(queue, args) ? run_mma<64, 2>(queue, args)
+                                          : run_mma<64, 1>(queue, args);
+    }
+    return width <= 80 ? run_mma<80, 1>(queue, args) : run_mma<128, 1>(queue, args);
+}

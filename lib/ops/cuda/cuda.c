@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: MIT */
+/* The CUDA backend: device, memory, queue, recording, weights, and on the last page the table. */
+#include "ops/cuda/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/mem.h"
+#include "ops/cuda/convolutions.h"
+#include "ops/cuda/products.h"
+
+enum { LEAST_MAJOR = 8 }; /* Ampere: bf16 tensor cores, cp.async */
+
+/* --- Device --- */
+
+/* Why there is no device to use, in words that say what to do. */
+static int fail_devices(cudaError_t error)
+{
+    int driver = 0;
+    int runtime = 0;
+    cudaGetLastError();
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (error == cudaErrorInsufficientDriver && driver == 0) {
+        return ser_fail(SER_ERR_DEVICE, "cuda: there is no NVIDIA driver on this machine; install "
+                                        "one, or use the CPU");
+    }
+    if (error == cudaErrorInsufficientDriver) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda: the NVIDIA driver supports CUDA %d.%d, libser needs %d.%d: update "
+                        "the driver, or use the CPU",
+                        driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    if (error == cudaErrorNoDevice && visible != NULL) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda: no GPU is visible: CUDA_VISIBLE_DEVICES is \"%.64s\"; name a GPU "
+                        "there or unset it",
+                        visible);
+    }
+    if (error == cudaErrorNoDevice) {
+        return ser_fail(SER_ERR_DEVICE, "cuda: the driver finds no GPU in this machine; use the CPU");
+    }
+    if (error == cudaErrorInitializationError) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda: the driver cannot be initialised; a process forked from one that "
+                        "used the GPU cannot use it: fork first, or exec");
+    }
+    return ser_fail(SER_ERR_DEVICE, "cuda: %s (%s)", cudaGetErrorString(error),
+                    cudaGetErrorName(error));
+}
+
+static int count_devices(int *count)
+{
+    *count = 0;
+    const cudaError_t error = cudaGetDeviceCount(count);
+    if (error != cudaSuccess || *count == 0) {
+        *count = 0;
+        return fail_devices(error != cudaSuccess ? error : cudaErrorNoDevice);
+    }
+    return 0;
+}
+
+static int attribute(int32_t index, enum cudaDeviceAttr which)
+{
+    int value = 0;
+    return cudaDeviceGetAttribute(&value, which, index) == cudaSuccess ? value : 0;
+}
+
+static int cuda_count(void)
+{
+    int all;
+    int usable = 0;
+    if (count_devices(&all) != 0) {
+        return 0;
+    }
+    for (int i = 0; i < all; i++) {
+        usable += attribute(i, cudaDevAttrComputeCapabilityMajor) >= LEAST_MAJOR;
+    }
+    if (usable == 0) {
+        ser_fail(SER_ERR_DEVICE,
+                 "cuda: no GPU here has compute capability %d.0 or higher (Ampere); use the CPU",
+                 (int)LEAST_MAJOR);
+    }
+    return usable;
+}
+
+/* What the context must know of its device. */
+static int describe(ser_context *context)
+{
+    struct cudaDeviceProp properties;
+    const cudaError_t error = cudaGetDeviceProperties(&properties, context->index);
+    if (error != cudaSuccess) {
+        return ser_cuda_status(context, error, "reading the properties of the device");
+    }
+    context->major = properties.major;
+    context->minor = properties.minor;
+    context->multiprocessors = properties.multiProcessorCount;
+    context->shared_limit = properties.sharedMemPerBlockOptin;
+    if (properties.major < LEAST_MAJOR) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda:%d: %s has compute capability %d.%d, libser needs %d.0 (Ampere) or "
+                        "higher; choose another GPU, or use the CPU",
+                        context->index, properties.name, properties.major, properties.minor,
+                        (int)LEAST_MAJOR);
+    }
+    snprintf(context->name, sizeof context->name, "cuda:%d (%s, sm_%d%d, %.0f GiB)",
+             context->index, properties.name, properties.major, properties.minor,
+             (double)properties.totalGlobalMem / (1024.0 * 1024.0 * 1024.0));
+    return 0;
+}
+
+/* The first call that makes the driver build a context: the place where a taken GPU shows. */
+static int start(ser_context *context)
+{
+    cudaError_t error = cudaSetDevice(context->index);
+    error = error == cudaSuccess ? cudaFree(NULL) : error;
+    if (error == cudaErrorDevicesUnavailable) {
+        cudaGetLastError();
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda:%d: the GPU is busy or closed to this process (exclusive mode, or a "
+                        "MIG slice that is not ours); choose another, or use the CPU",
+                        context->index);
+    }
+    return ser_cuda_status(context, error, "starting the device");
+}
+
+static void cuda_close(ser_context *context)
+{
+    if (context != NULL) {
+        ser_products_close(context->products);
+        ser_mem_free(context);
+    }
+}
+
+static int cuda_open(int32_t index, ser_context **context, const char **name)
+{
+    int count;
+    int status = count_devices(&count);
+    if (status != 0) {
+        return status;
+    }
+    if (index >= count) {
+        return ser_fail(SER_ERR_DEVICE, "cuda:%d: there is no such GPU, the last one is cuda:%d",
+                        index, count - 1);
+    }
+    ser_context *c = ser_mem_alloc(1, sizeof *c);
+    if (c == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    c->index = index;
+    status = describe(c);
+    status = status == 0 ? start(c) : status;
+    status = status == 0 ? ser_products_open(c, &c->products) : status;
+    if (status != 0) {
+        cuda_close(c);
+        return status;
+    }
+    *context = c;
+    *name = c->name;
+    return 0;
+}
+
+/* --- Memory --- */
+
+static void cuda_free(ser_context *context, void *memory)
+{
+    /* Also on a failed device: the driver forgets the memory, errors are known already. */
+    if (memory != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+        cudaFree(memory);
+    }
+    cudaGetLastError();
+}
+
+static int cuda_host_alloc(ser_context *context, size_t size, void **memory)
+{
+    *memory = NULL;
+    int status = ser_cuda_enter(context);
+    if (status != 0) {
+        return status;
+    }
+    const cudaError_t error = cudaMallocHost(memory, size > 0 ? size : 1);
+    if (error == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return ser_fail(SER_ERR_MEMORY, "cuda:%d: %zu bytes of host memory cannot be page-locked",
+                        context->index, size);
+    }
+    return ser_cuda_status(context, error, "allocating page-locked memory");
+}
+
+static void cuda_host_free(ser_context *context, void *memory)
+{
+    if (memory != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+        cudaFreeHost(memory);
+    }
+    cudaGetLastError();
+}
+
+/* --- Queue --- */
+
+static int cuda_queue_create(ser_context *context, int32_t threads, ser_queue **queue)
+{
+    (void)threads;
+    int status = ser_cuda_enter(context);
+    if (status != 0) {
+        return status;
+    }
+    cuda_queue *q = ser_mem_alloc(1, sizeof *q);
+    if (q == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    status = ser_cuda_status(context, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking),
+                             "creating a stream");
+    if (status != 0) {
+        ser_mem_free(q);
+        return status;
+    }
+    q->base.ops = &ser_cuda_ops;
+    q->base.context = context;
+    *queue = &q->base;
+    return 0;
+}
+
+static void cuda_queue_free(ser_queue *queue)
+{
+    if (queue == NULL) {
+        return;
+    }
+    cuda_queue *q = cuda_queue_of(queue);
+    if (cudaSetDevice(queue->context->index) == cudaSuccess) {
+        cudaStreamSynchronize(q->stream);
+        ser_convolutions_free(q->convolutions);
+        cudaStreamDestroy(q->stream);
+    }
+    cudaGetLastError();
+    cuda_free(queue->context, queue->scratch);
+    ser_mem_free(q);
+}
+
+static int copy(ser_queue *queue, void *to, const void *from, size_t size, enum cudaMemcpyKind kind)
+{
+    int status = ser_cuda_enter(queue->context);
+    if (status != 0 || size == 0) {
+        return status;
+    }
+    return ser_cuda_status(queue->context,
+                           cudaMemcpyAsync(to, from, size, kind, cuda_queue_of(queue)->stream),
+                           "a transfer");
+}
+
+static int cuda_upload(ser_queue *queue, void *device, const void *host, size_t size)
+{
+    return copy(queue, device, host, size, cudaMemcpyHostToDevice);
+}
+
+static int cuda_download(ser_queue *queue, void *host, const void *device, size_t size)
+{
+    return copy(queue, host, device, size, cudaMemcpyDeviceToHost);
+}
+
+static int cuda_zero(ser_queue *queue, void *device, size_t size)
+{
+    int status = ser_cuda_enter(queue->context);
+    if (status != 0 || size == 0) {
+        return status;
+    }
+    return ser_cuda_status(queue->context,
+                           cudaMemsetAsync(device, 0, size, cuda_queue_of(queue)->stream),
+                           "clearing memory");
+}
+
+static int cuda_sync(ser_queue *queue)
+{
+    int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    return ser_cuda_status(queue->context, cudaStreamSynchronize(cuda_queue_of(queue)->stream),
+                           "waiting for the device");
+}
+
+/* --- Recording --- */
+
+struct ser_graph {
+    cudaGraphExec_t executable;
+};
+
+static int cuda_capture_begin(ser_queue *queue)
+{
+    cuda_queue *q = cuda_queue_of(queue);
+    int status = ser_cuda_enter(queue->context);
+    if (status == 0) {
+        /* Thread-local: other threads may allocate meanwhile. */
+        status = ser_cuda_status(
+            queue->context, cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
+            "starting to record");
+    }
+    q->capturing = status == 0;
+    return status;
+}
+
+static void cuda_graph_free(ser_context *context, ser_graph *graph)
+{
+    if (graph == NULL) {
+        return;
+    }
+    if (graph->executable != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+        cudaGraphExecDestroy(graph->executable);
+    }
+    cudaGetLastError();
+    ser_mem_free(graph);
+}
+
+static int cuda_capture_end(ser_queue *queue, bool failed, ser_graph **graph)
+{
+    cuda_queue *q = cuda_queue_of(queue);
+    cudaGraph_t recorded = NULL;
+    *graph = NULL;
+    q->capturing = false;
+    const cudaError_t ended = cudaStreamEndCapture(q->stream, &recorded);
+    if (failed) {
+        cudaGetLastError();
+        if (recorded != NULL) {
+            cudaGraphDestroy(recorded);
+        }
+        return 0; /* the failure has been told already */
+    }
+    int status = ser_cuda_status(queue->context, ended, "recording");
+    ser_graph *g = status == 0 ? ser_mem_alloc(1, sizeof *g) : NULL;
+    if (status == 0 && g == NULL) {
+        status = SER_ERR_MEMORY;
+    }
+    if (status == 0) {
+        status = ser_cuda_status(queue->context, cudaGraphInstantiate(&g->executable, recorded, 0),
+                                 "preparing a recording");
+    }
+    if (recorded != NULL) {
+        cudaGraphDestroy(recorded);
+    }
+    if (status != 0) {
+        ser_mem_free(g);
+        return status;
+    }
+    *graph = g;
+    return 0;
+}
+
+static int cuda_replay(ser_queue *queue, ser_graph *graph)
+{
+    int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    return ser_cuda_status(queue->context,
+                           cudaGraphLaunch(graph->executable, cuda_queue_of(queue)->stream),
+                           "a replay");
+}
+
+/* --- Weights --- */
+
+static void cuda_weight_free(ser_context *context, ser_weight *weight)
+{
+    if (weight != NULL) {
+        cuda_free(context, weight->f32);
+        cuda_free(context, weight->bf16);
+        ser_mem_free(weight);
+    }
+}
+
+static int cuda_weight_create(ser_context *context, const ser_weight_spec *spec,
+                              ser_weight **weight)
+{
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(spec->rows, spec->cols, &bytes) ||
+        __builtin_mul_overflow(bytes, spec->groups, &bytes) ||
+        __builtin_mul_overflow(bytes, sizeof(float), &bytes)) {
+        return ser_fail(SER_ERR_MEMORY, "out of memory: a weight exceeds the address space");
+    }
+    ser_weight *w = ser_mem_alloc(1, sizeof *w);
+    if (w == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    w->spec = *spec;
+    void *memory = NULL;
+    int status = ser_cuda_alloc(context, bytes, &memory);
+    w->f32 = memory;
+    if (status == 0 && spec->type == SER_BF16) {
+        status = ser_cuda_alloc(context, bytes / 2, &w->bf16);
+    }
+    if (status != 0) {
+        cuda_weight_free(context, w);
+        return status;
+    }
+    *weight = w;
+    return 0;
+}
+
+static size_t weight_bytes(const ser_weight *weight)
+{
+    return (size_t)(weight->spec.rows * weight->spec.cols * weight->spec.groups) * sizeof(float);
+}
+
+static int cuda_weight_set(ser_queue *queue, ser_weight *weight, const float *device)
+{
+    int status = copy(queue, weight->f32, device, weight_bytes(weight), cudaMemcpyDeviceToDevice);
+    if (status == 0 && weight->bf16 != NULL) {
+        const int64_t rows = weight->spec.rows * weight->spec.groups;
+        const ser_tensor from = ser_tensor_f32(weight->f32, rows, weight->spec.cols);
+        const ser_tensor to = {
+            .data = weight->bf16, .rows = rows, .cols = weight->spec.cols, .type = SER_BF16};
+        status = ser_cuda_convert(queue, &from, &to);
+    }
+    return status;
+}
+
+static int cuda_weight_get(ser_queue *queue, const ser_weight *weight, float *device)
+{
+    return copy(queue, device, weight->f32, weight_bytes(weight), cudaMemcpyDeviceToDevice);
+}
+
+/* --- The table --- */
+
+static size_t cuda_scratch(const ser_queue *queue, enum ser_op op, const void *args)
+{
+    switch (op) {
+    case SER_OP_LOG_MEL: return ser_cuda_log_mel_scratch(queue, args);
+    case SER_OP_WAVE_CONV: return ser_cuda_wave_conv_scratch(queue, args);
+    case SER_OP_CONV: return ser_cuda_conv_scratch(queue, args);
+    case SER_OP_LINEAR: return ser_cuda_linear_scratch(queue, args);
+    case SER_OP_POS_CONV: return ser_cuda_pos_conv_scratch(queue, args);
+    case SER_OP_WEIGHT_NORM: return ser_cuda_weight_norm_scratch(queue, args);
+    case SER_OP_ATTENTION: return ser_cuda_attention_scratch(queue, args);
+    default: return 0;
+    }
+}
+
+/* Backward is to come: what is NULL here is refused in training_create. */
+const ser_ops ser_cuda_ops = {
+    .version = SER_OPS_VERSION,
+    .bf16 = true,
+    .name = "cuda",
+    .count = cuda_count,
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = ser_cuda_alloc,
+    .free = cuda_free,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
+    .queue_create = cuda_queue_create,
+    .queue_free = cuda_queue_free,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .zero = cuda_zero,
+    .sync = cuda_sync,
+    .capture_begin = cuda_capture_begin,
+    .capture_end = cuda_capture_end,
+    .replay = cuda_replay,
+    .graph_free = cuda_graph_free,
+    .weight_create = cuda_weight_create,
+    .weight_free = cuda_weight_free,
+    .weight_set = cuda_weight_set,
+    .weight_get = cuda_weight_get,
+    .convert = ser_cuda_convert,
+    .scratch = cuda_scratch,
+    .log_mel_fwd = ser_cuda_log_mel_fwd,
+    .mel_warp_fwd = ser_cuda_mel_warp_fwd,
+    .wave_conv_fwd = ser_cuda_wave_conv_fwd,
+    .conv_fwd = ser_cuda_conv_fwd,
+    .linear_fwd = ser_cuda_linear_fwd,
+    .pos_conv_fwd = ser_cuda_pos_conv_fwd,
+    .weight_norm_fwd = ser_cuda_weight_norm_fwd,
+    .residual_norm_fwd = ser_cuda_residual_norm_fwd,
+    .attention_fwd = ser_cuda_attention_fwd,
+    .layer_mix_fwd = ser_cuda_layer_mix_fwd,
+    .attn_pool_fwd = ser_cuda_attn_pool_fwd,
+    .cross_entropy_fwd = ser_cuda_cross_entropy_fwd,
+    .dropout_fwd = ser_cuda_dropout_fwd,
+    .span_mask = ser_cuda_span_mask,
+};

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/* y = act(x W^T + b), all rows of the batch as one matrix. */
+#include "ops/cuda/packs.cuh"
+#include "ops/cuda/products.h"
+
+namespace
+{
+
+/* y = act(y) */
+template <typename T, int ACTIVATION>
+__global__ void __launch_bounds__(PACK_THREADS) activate_kernel(T *y, int64_t count, bool aligned)
+{
+    for (int64_t at = pack_first(); at < count; at += pack_stride()) {
+        float x[PACK];
+        load_pack(y + at, count - at, aligned, x);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            x[i] = activate<ACTIVATION>(x[i]);
+        }
+        store_pack(y + at, count - at, aligned, x);
+    }
+}
+
+template <typename T, int ACTIVATION> int run(ser_queue *queue, const ser_tensor &y)
+{
+    const int64_t count = y.rows * y.cols;
+    return ser_launch(queue, ser_pack_shape(queue, count), activate_kernel<T, ACTIVATION>,
+                      static_cast<T *>(y.data), count, ser_pack_aligned(y.data));
+}
+
+template <typename T> int run_activation(ser_queue *queue, const ser_tensor &y, int32_t activation)
+{
+    switch (activation) {
+    case SER_ACT_GELU: return run<T, SER_ACT_GELU>(queue, y);
+    case SER_ACT_RELU: return run<T, SER_ACT_RELU>(queue, y);
+    case SER_ACT_TANH: return run<T, SER_ACT_TANH>(queue, y);
+    default: return 0;
+    }
+}
+
+} // namespace
+
+size_t ser_cuda_linear_scratch(const ser_queue *queue, const ser_linear_args *args)
+{
+    (void)args;
+    return ser_products_scratch(queue);
+}
+
+/* The library's GELU is the tanh approximation, and nothing says that its ReLU keeps NaN, by which
+ * a prediction that went wrong is recognised: both are passes of their own. */
+int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
+{
+    const ser_tensor &bias = args->y.type == SER_BF16 ? args->bias_bf16 : args->bias;
+    cuda_product product = {};
+    product.m = args->y.rows;
+    product.n = args->y.cols;
+    product.k = args->x.cols;
+    product.entries = 1;
+    product.a = args->x.data;
+    product.lda = args->x.cols;
+    product.b = cuda_weight_data(args->w, args->x.type);
+    product.ldb = args->x.cols;
+    product.d = args->y.data;
+    product.ldd = args->y.cols;
+    product.type = args->x.type;
+    product.d_type = args->y.type;
+    product.bias = bias.data;
+    int status = ser_cuda_enter(queue->context);
+    status = status == 0 ? ser_product_run(cuda_queue_of(queue), &product) : status;
+    if (status != 0) {
+        return status;
+    }
+    return args->y.type == SER_BF16 ? run_activation<bf16>(queue, args->y, args->activation)
+                                    : run_activation<float>(queue, args->y, args->activation);
+}

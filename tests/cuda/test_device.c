@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/* Device, memory, queue, weights and recording of the CUDA backend, and every way in which they
+ * fail. Errors are injected, so this runs in the emulation only. */
+#include "emulator.h"
+#include "fixture.h"
+#include "ops/cuda/cuda.h"
+
+static ser_context *context;
+static ser_queue *queue;
+static const char *name;
+
+static void setup(void)
+{
+    emulator_reset();
+    unsetenv("CUDA_VISIBLE_DEVICES");
+    context = NULL;
+    queue = NULL;
+}
+
+static void open_queue(void)
+{
+    assert_ok(ser_cuda_ops.open(0, &context, &name));
+    assert_ok(ser_cuda_ops.queue_create(context, 1, &queue));
+}
+
+static void teardown(void)
+{
+    ser_cuda_ops.queue_free(queue);
+    if (context != NULL) {
+        ser_cuda_ops.close(context);
+    }
+    emulator_reset();
+    ck_assert_int_eq(ser_mem_live(), 0);
+    ck_assert_uint_eq(emulator_live(), 0);
+}
+
+/* --- Opening --- */
+
+#define assert_not_opened(part)                                                                    \
+    do {                                                                                           \
+        assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, part);                 \
+        ck_assert_ptr_null(context);                                                               \
+        ck_assert_int_eq(ser_cuda_ops.count(), 0);                                                 \
+        ck_assert_msg(strstr(ser_fail_text(), part) != NULL, "count: %s", ser_fail_text());        \
+    } while (0)
+
+START_TEST(test_no_driver)
+{
+    emulator_device(0, 0, 9, 0, "none", 0);
+    assert_not_opened("no NVIDIA driver");
+}
+END_TEST
+
+START_TEST(test_old_driver)
+{
+    emulator_device(1, 11080, 9, 0, "GPU", 0);
+    assert_not_opened("the NVIDIA driver supports CUDA 11.8, libser needs 13.0");
+}
+END_TEST
+
+START_TEST(test_no_gpu)
+{
+    emulator_device(0, 13000, 9, 0, "none", 0);
+    assert_not_opened("finds no GPU");
+}
+END_TEST
+
+START_TEST(test_hidden_gpu)
+{
+    emulator_device(0, 13000, 9, 0, "none", 0);
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    assert_not_opened("CUDA_VISIBLE_DEVICES is \"\"");
+    unsetenv("CUDA_VISIBLE_DEVICES");
+}
+END_TEST
+
+START_TEST(test_forked)
+{
+    emulator_fail("cudaGetDeviceCount", 1, cudaErrorInitializationError);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, "forked");
+}
+END_TEST
+
+START_TEST(test_old_gpu)
+{
+    emulator_device(1, 13000, 7, 5, "Old GPU", 0);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE,
+                 "Old GPU has compute capability 7.5, libser needs 8.0");
+    ck_assert_int_eq(ser_cuda_ops.count(), 0);
+}
+END_TEST
+
+START_TEST(test_index)
+{
+    emulator_device(2, 13000, 9, 0, "GPU", 0);
+    ck_assert_int_eq(ser_cuda_ops.count(), 2);
+    assert_fails(ser_cuda_ops.open(2, &context, &name), SER_ERR_DEVICE,
+                 "cuda:2: there is no such GPU, the last one is cuda:1");
+    assert_ok(ser_cuda_ops.open(1, &context, &name));
+    ck_assert_msg(strncmp(name, "cuda:1 (GPU, sm_90", 18) == 0, "%s", name);
+}
+END_TEST
+
+START_TEST(test_busy)
+{
+    emulator_fail("cudaFree", 1, cudaErrorDevicesUnavailable);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, "busy or closed");
+}
+END_TEST
+
+START_TEST(test_unknown_error)
+{
+    emulator_fail("cudaGetDeviceProperties", 1, cudaErrorUnknown);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, "cudaErrorUnknown");
+}
+END_TEST
+
+START_TEST(test_no_memory_on_the_host)
+{
+    for (uint64_t nth = 1;; nth++) {
+        ser_mem_fail_at(nth, false);
+        int status = ser_cuda_ops.open(0, &context, &name);
+        status = status == 0 ? ser_cuda_ops.queue_create(context, 1, &queue) : status;
+        const bool failed = status != 0;
+        ser_mem_fail_at(0, false);
+        if (!failed) {
+            ck_assert_uint_gt(nth, 2);
+            break;
+        }
+        ck_assert_int_eq(status, SER_ERR_MEMORY);
+        if (context != NULL) {
+            ser_cuda_ops.close(context);
+            context = NULL;
+        }
+        queue = NULL;
+    }
+}
+END_TEST
+
+/* --- Memory --- */
+
+START_TEST(test_out_of_memory_is_not_fatal)
+{
+    void *memory;
+    void *small;
+    open_queue();
+    emulator_memory_limit(1 << 20);
+    assert_fails(ser_cuda_ops.alloc(context, 3 << 20, &memory), SER_ERR_MEMORY,
+                 "out of device memory: 3.0 MiB are needed at once, 1.0 of");
+    ck_assert_ptr_null(memory);
+    assert_ok(ser_cuda_ops.alloc(context, 1 << 10, &small));
+    assert_ok(ser_cuda_ops.zero(queue, small, 1 << 10));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ser_cuda_ops.free(context, small);
+    emulator_fail("cudaMallocHost", 1, cudaErrorMemoryAllocation);
+    assert_fails(ser_cuda_ops.host_alloc(context, 100, &memory), SER_ERR_MEMORY, "page-locked");
+    assert_ok(ser_cuda_ops.host_alloc(context, 100, &memory));
+    ser_cuda_ops.host_free(context, memory);
+}
+END_TEST
+
+START_TEST(test_transfers)
+{
+    float host[100];
+    float back[100] = {0};
+    void *device;
+    open_queue();
+    harness_fill(host, 100, 1, 1.0F);
+    assert_ok(ser_cuda_ops.alloc(context, sizeof host, &device));
+    assert_ok(ser_cuda_ops.upload(queue, device, host, sizeof host));
+    assert_ok(ser_cuda_ops.zero(queue, device, 40));
+    assert_ok(ser_cuda_ops.download(queue, back, device, sizeof back));
+    assert_ok(ser_cuda_ops.sync(queue));
+    for (int i = 0; i < 10; i++) {
+        ck_assert(back[i] == 0.0F);
+    }
+    ck_assert_mem_eq(back + 10, host + 10, 90 * sizeof *host);
+    ser_cuda_ops.free(context, device);
+}
+END_TEST
+
+/* --- A device that dies --- */
+
+static void check_poison(cudaError_t error)
+{
+    void *memory;
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 100, &memory));
+    emulator_fail("cudaStreamSynchronize", 1, error);
+    assert_fails(ser_cuda_ops.sync(queue), SER_ERR_DEVICE, "cannot be used any more");
+    assert_fails(ser_cuda_ops.zero(queue, memory, 100), SER_ERR_DEVICE, "the device failed");
+    assert_fails(ser_cuda_ops.sync(queue), SER_ERR_DEVICE, cudaGetErrorString(error));
+    void *more;
+    assert_fails(ser_cuda_ops.alloc(context, 100, &more), SER_ERR_DEVICE, "restart the program");
+    emulator_reset(); /* on a card memory goes with the context; here the counts must agree */
+    ser_cuda_ops.free(context, memory);
+    ser_cuda_ops.queue_free(queue);
+    ser_cuda_ops.close(context);
+    queue = NULL;
+    context = NULL;
+}
+
+START_TEST(test_poisoned)
+{
+    check_poison(cudaErrorIllegalAddress);
+    check_poison(cudaErrorLaunchFailure);
+    check_poison(cudaErrorECCUncorrectable);
+    check_poison(cudaErrorMisalignedAddress);
+}
+END_TEST
+
+START_TEST(test_a_passing_error_does_not_poison)
+{
+    open_queue();
+    emulator_fail("cudaStreamSynchronize", 1, cudaErrorInvalidValue);
+    assert_fails(ser_cuda_ops.sync(queue), SER_ERR_DEVICE, "waiting for the device");
+    assert_ok(ser_cuda_ops.sync(queue));
+}
+END_TEST
+
+START_TEST(test_no_code_for_this_card)
+{
+    void *memory;
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 128, &memory));
+    const ser_tensor x = ser_tensor_f32(memory, 1, 16);
+    const ser_tensor y = {.data = (char *)memory + 64, .rows = 1, .cols = 16, .type = SER_BF16};
+    emulator_fail("cudaLaunchKernelEx", 1, cudaErrorNoKernelImageForDevice);
+    assert_fails(ser_cuda_ops.convert(queue, &x, &y), SER_ERR_DEVICE,
+                 "no code for compute capability 9.0");
+    ser_cuda_ops.free(context, memory);
+}
+END_TEST
+
+/* --- Weights --- */
+
+START_TEST(test_weights_keep_every_bit)
+{
+    enum { COUNT = 2 * 3 * 5 };
+    const ser_weight_spec spec = {.rows = 3, .cols = 5, .groups = 2, .type = SER_BF16};
+    float values[COUNT];
+    float back[COUNT];
+    void *device;
+    ser_weight *weight;
+    open_queue();
+    harness_fill(values, COUNT, 3, 1.0F);
+    assert_ok(ser_cuda_ops.alloc(context, sizeof values, &device));
+    assert_ok(ser_cuda_ops.weight_create(context, &spec, &weight));
+    ck_assert_ptr_nonnull(weight->bf16);
+    assert_ok(ser_cuda_ops.upload(queue, device, values, sizeof values));
+    assert_ok(ser_cuda_ops.weight_set(queue, weight, device));
+    assert_ok(ser_cuda_ops.zero(queue, device, sizeof values));
+    assert_ok(ser_cuda_ops.weight_get(queue, weight, device));
+    assert_ok(ser_cuda_ops.download(queue, back, device, sizeof back));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert_mem_eq(values, back, sizeof values);
+    ck_assert_int_eq(ser_weight_get_spec(weight)->groups, 2);
+    ser_cuda_ops.weight_free(context, weight);
+    ser_cuda_ops.free(context, device);
+    emulator_memory_limit(1);
+    assert_fails(ser_cuda_ops.weight_create(context, &spec, &weight), SER_ERR_MEMORY, "memory");
+    const ser_weight_spec huge = {.rows = INT64_MAX / 2, .cols = 5, .groups = 2};
+    assert_fails(ser_cuda_ops.weight_create(context, &huge, &weight), SER_ERR_MEMORY, "exceeds");
+}
+END_TEST
+
+/* --- Recording --- */
+
+START_TEST(test_a_recording_does_its_work_on_new_content)
+{
+    enum { COUNT = 64 };
+    float *staging;
+    float *result;
+    void *memory;
+    ser_graph *graph;
+    open_queue();
+    assert_ok(ser_cuda_ops.host_alloc(context, COUNT * sizeof(float), (void **)&staging));
+    assert_ok(ser_cuda_ops.host_alloc(context, COUNT * sizeof(float), (void **)&result));
+    assert_ok(ser_cuda_ops.alloc(context, 2 * COUNT * sizeof(float), &memory));
+    const ser_tensor x = ser_tensor_f32(memory, 1, COUNT);
+    const ser_tensor y = ser_tensor_f32((float *)memory + COUNT, 1, COUNT);
+    memset(result, 0, COUNT * sizeof *result);
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    assert_ok(ser_cuda_ops.upload(queue, x.data, staging, COUNT * sizeof *staging));
+    assert_ok(ser_cuda_ops.convert(queue, &x, &y));
+    assert_ok(ser_cuda_ops.download(queue, result, y.data, COUNT * sizeof *result));
+    assert_ok(ser_cuda_ops.capture_end(queue, false, &graph));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert(result[0] == 0.0F);
+    for (uint64_t turn = 0; turn < 3; turn++) {
+        harness_fill(staging, COUNT, turn, 1.0F);
+        assert_ok(ser_cuda_ops.replay(queue, graph));
+        assert_ok(ser_cuda_ops.sync(queue));
+        ck_assert_mem_eq(staging, result, COUNT * sizeof *result);
+    }
+    ser_cuda_ops.graph_free(context, graph);
+    ser_cuda_ops.free(context, memory);
+    ser_cuda_ops.host_free(context, staging);
+    ser_cuda_ops.host_free(context, result);
+}
+END_TEST
+
+START_TEST(test_a_failed_recording_leaves_the_queue_usable)
+{
+    ser_graph *graph = NULL;
+    open_queue();
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    assert_ok(ser_cuda_ops.capture_end(queue, true, &graph));
+    ck_assert_ptr_null(graph);
+    emulator_fail("cudaGraphInstantiate", 1, cudaErrorMemoryAllocation);
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    assert_fails(ser_cuda_ops.capture_end(queue, false, &graph), SER_ERR_MEMORY, "recording");
+    ck_assert_ptr_null(graph);
+    emulator_fail("cudaStreamBeginCapture", 1, cudaErrorInvalidValue);
+    assert_fails(ser_cuda_ops.capture_begin(queue), SER_ERR_DEVICE, "record");
+    assert_ok(ser_cuda_ops.sync(queue));
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *tests[] = {test_no_driver,
+                            test_old_driver,
+                            test_no_gpu,
+                            test_hidden_gpu,
+                            test_forked,
+                            test_old_gpu,
+                            test_index,
+                            test_busy,
+                            test_unknown_error,
+                            test_no_memory_on_the_host,
+                            test_out_of_memory_is_not_fatal,
+                            test_transfers,
+                            test_poisoned,
+                            test_a_passing_error_does_not_poison,
+                            test_no_code_for_this_card,
+                            test_weights_keep_every_bit,
+                            test_a_recording_does_its_work_on_new_content,
+                            test_a_failed_recording_leaves_the_queue_usable};
+    Suite *suite = suite_create("cuda_device");
+    TCase *tcase = tcase_create("device");
+    tcase_add_checked_fixture(tcase, setup, teardown);
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        tcase_add_test(tcase, tests[i]);
+    }
+    suite_add_tcase(suite, tcase);
+    return harness_run(suite);
+}

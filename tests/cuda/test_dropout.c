@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+#include "fixture.h"
+
+enum { BATCH = 3, PADDED = 23, TOTAL = BATCH * PADDED };
+static const int32_t valid[] = {23, 1, 11};
+static const ser_step step = {.seed = UINT64_C(0xFEDCBA9876543210),
+                              .number = (UINT64_C(5) << 24) + 1234567};
+
+static void run_both(int32_t activation, float p, const twin *x, const twin_rows *rows,
+                     const twin *y)
+{
+    ser_dropout_args args = {.x = x->cpu,
+                             .rows = rows->cpu,
+                             .activation = activation,
+                             .dropout = {.p = p, .op = 0xABCDEF, .step = &step},
+                             .y = y->cpu};
+    RUN_CPU(ser_dropout_fwd, &args);
+    args.x = x->gpu;
+    args.rows = rows->gpu;
+    args.y = y->gpu;
+    args.dropout.step = p > 0.0F ? gpu_copy(&step, sizeof step) : NULL;
+    RUN_GPU(ser_dropout_fwd, &args);
+}
+
+/* One rounding of the result to bf16 is at most 2^-8 of it; in f32 there are two approximations of the
+ * activation. */
+static double bound_of(int32_t type)
+{
+    return type == SER_BF16 ? 3.92e-3 : 1e-6;
+}
+
+static void check_values(int64_t channels, int32_t type, int32_t activation, float p, bool in_place)
+{
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    twin x = twin_input(TOTAL, channels, type, 1, 4.0F, 0);
+    const twin y = in_place ? x : twin_output(TOTAL, channels, type);
+    twin_fill_padding(&x, &rows, NAN);
+    run_both(activation, p, &x, &rows, &y);
+    twin_check("y", &y, &rows, bound_of(type), false);
+    twin_check_slack("y", &y);
+    twins_free();
+}
+
+START_TEST(test_values)
+{
+    const int64_t sizes[] = {768, 24, 7, 1};
+    const float chances[] = {0.0F, 0.1F, 0.5F};
+    for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+        for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+            for (int i = 0; i < 3; i++) {
+                check_values(24, type, activation, chances[i], true);
+                check_values(sizes[i], type, activation, 0.1F, false);
+            }
+            check_values(1, type, activation, 0.5F, false);
+        }
+    }
+}
+END_TEST
+
+/* Ones become 0 or the scale where they do on the CPU, to the last bit. */
+static void check_mask(int64_t channels, int32_t type, float p)
+{
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    twin x = twin_input(TOTAL, channels, type, 1, 1.0F, 0);
+    const twin y = twin_output(TOTAL, channels, type);
+    float *ones = malloc((size_t)(TOTAL * channels) * sizeof *ones);
+    for (int64_t e = 0; e < TOTAL * channels; e++) {
+        ones[e] = 1.0F;
+    }
+    x = twin_values(TOTAL, channels, type, ones);
+    free(ones);
+    run_both(SER_ACT_NONE, p, &x, &rows, &y);
+    const float *got = gpu_values(&y.gpu);
+    const float *expected = y.cpu.data;
+    int64_t count = 0;
+    int64_t dropped = 0;
+    int64_t wrong = 0;
+    for (int64_t e = 0; e < TOTAL * channels; e++) {
+        const int64_t r = e / channels;
+        if (r % PADDED < valid[r / PADDED]) {
+            const bool same = type == SER_BF16 || got[e] == expected[e];
+            wrong += !same || (got[e] == 0.0F) != (expected[e] == 0.0F);
+            dropped += got[e] == 0.0F;
+            count++;
+        }
+    }
+    ck_assert_msg(wrong == 0, "%d elements of rows of %d differ", (int)wrong, (int)channels);
+    const double sigma = sqrt((double)p * (1.0 - (double)p) * (double)count);
+    ck_assert_double_eq_tol((double)dropped, (double)p * (double)count, 5.0 * sigma + 1.0);
+    twins_free();
+}
+
+START_TEST(test_mask_is_the_cpu_s)
+{
+    const int64_t sizes[] = {768, 512, 24, 7, 1, 1030};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+            check_mask(sizes[i], type, 0.1F);
+            check_mask(sizes[i], type, 0.5F);
+        }
+    }
+    check_mask(70, SER_F32, 1e-6F);     /* less than one in 65536: nothing */
+    check_mask(70, SER_F32, 0.99999F);  /* all but one in 65536 */
+    check_mask(70, SER_F32, 0.999999F); /* everything */
+}
+END_TEST
+
+/* NaN stays NaN through every activation and where it would be dropped; infinities go as on the
+ * CPU. */
+START_TEST(test_extremes)
+{
+    enum { N = 16 };
+    static const int32_t one[] = {1};
+    const float values[N] = {NAN,   INFINITY, -INFINITY, 1e30F, -1e30F, 3e38F, -3e38F, 0.0F,
+                             -0.0F, 1e-38F,   -1e-38F,   88.0F, -88.0F, 5.7F,  -5.7F,  NAN};
+    for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+        for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+            const twin_rows rows = twin_rows_of(1, 1, one);
+            const twin x = twin_values(1, N, type, values);
+            const twin y = twin_output(1, N, type);
+            run_both(activation, 0.0F, &x, &rows, &y);
+            const float *got = gpu_values(&y.gpu);
+            ck_assert(isnan(got[0]) && isnan(got[N - 1]));
+            for (int i = 0; i < N; i++) {
+                const float expected = ((const float *)y.cpu.data)[i];
+                ck_assert_msg(isnan(expected) ? isnan(got[i])
+                              : isinf(expected)
+                                  ? got[i] == expected
+                                  : fabs((double)got[i] - (double)expected) <=
+                                        bound_of(type) * fabs((double)expected) + 1e-7,
+                              "activation %d of %g is %g, not %g", activation, (double)values[i],
+                              (double)got[i], (double)expected);
+            }
+            run_both(activation, 0.999999F, &x, &rows, &y); /* dropped, but NaN and inf times 0 */
+            twin_check("dropped", &y, &rows, 0.0, false);
+            twins_free();
+        }
+    }
+}
+END_TEST
+
+START_TEST(test_padding_is_written_and_bits_repeat)
+{
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    const twin x = twin_input(TOTAL, 13, SER_BF16, 1, 4.0F, 0);
+    const twin y[] = {twin_output(TOTAL, 13, SER_BF16), twin_output(TOTAL, 13, SER_BF16)};
+    for (int i = 0; i < 2; i++) {
+        run_both(SER_ACT_GELU, 0.3F, &x, &rows, &y[i]);
+        const float *got = gpu_values(&y[i].gpu);
+        bool written = true;
+        for (int64_t e = 0; e < TOTAL * 13; e++) {
+            written = written && !isnan(got[e]);
+        }
+        ck_assert(written);
+    }
+    ck_assert_mem_eq(gpu_bytes(&y[0].gpu), gpu_bytes(&y[1].gpu), TOTAL * 13 * 2);
+}
+END_TEST
+
+CUDA_SUITE("cuda_dropout", test_values, test_mask_is_the_cpu_s, test_extremes,
+           test_padding_is_written_and_bits_repeat)

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* Launches, copies and fills as the API takes them, made into nodes. */
+#include "emulator_internal.h"
+
+namespace
+{
+
+emulator_node copy_node(void *to, const void *from, size_t size, cudaMemcpyKind kind)
+{
+    emulator_node node{};
+
+    node.kind = emulator_node::copy;
+    node.to = static_cast<char *>(to);
+    node.from = static_cast<const char *>(from);
+    node.width = size;
+    node.height = 1;
+    node.direction = kind;
+    return node;
+}
+
+emulator_node fill_node(void *memory, int value, size_t size)
+{
+    emulator_node node{};
+
+    node.kind = emulator_node::fill;
+    node.to = static_cast<char *>(memory);
+    node.width = size;
+    node.height = 1;
+    node.value = value;
+    return node;
+}
+
+/* A call that returns when the work is done. */
+cudaError_t run_now(const char *function, const emulator_node *node)
+{
+    const emulator_lock lock;
+    cudaError_t error = emulator_enter(function);
+
+    if (!error) {
+        error = emulator_capture_forbids();
+    }
+    return emulator_leave(error ? error : emulator_submit(nullptr, node));
+}
+
+cudaError_t submit(const char *function, cudaStream_t stream, const emulator_node *node)
+{
+    const emulator_lock lock;
+    const cudaError_t error = emulator_enter(function);
+
+    return emulator_leave(error ? error : emulator_submit(stream, node));
+}
+
+} // namespace
+
+cudaError_t emulator_launch(const cudaLaunchConfig_t *config, const void *function,
+                            void (*run)(const void *), const void *arguments, size_t size)
+{
+    const emulator_lock lock;
+    cudaError_t error = emulator_enter("cudaLaunchKernelEx");
+    emulator_node node{};
+
+    if (!error) {
+        error = emulator_check_launch(config, function);
+    }
+    if (error) {
+        return emulator_leave(error);
+    }
+    node.kind = emulator_node::launch;
+    node.kernel =
+        emulator_kernel{run, function, config->gridDim, config->blockDim, config->dynamicSmemBytes};
+    node.arguments = arguments;
+    node.arguments_size = size;
+    return emulator_leave(emulator_submit(config->stream, &node));
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind)
+{
+    const emulator_node node = copy_node(to, from, size, kind);
+    return run_now(__func__, &node);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    const emulator_node node = copy_node(to, from, size, kind);
+    return submit(__func__, stream, &node);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t stream)
+{
+    emulator_node node = copy_node(to, from, width, kind);
+
+    if (width > to_pitch || width > from_pitch) {
+        return emulator_leave(cudaErrorInvalidValue);
+    }
+    node.to_pitch = to_pitch;
+    node.from_pitch = from_pitch;
+    node.height = height;
+    return submit(__func__, stream, &node);
+}
+
+cudaError_t cudaMemset(void *memory, int value, size_t size)
+{
+    const emulator_node node = fill_node(memory, value, size);
+    return run_now(__func__, &node);
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t size, cudaStream_t stream)
+{
+    const emulator_node node = fill_node(memory, value, size);
+    return submit(__func__, stream, &node);
+}
