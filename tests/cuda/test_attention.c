@@ -109,7 +109,7 @@ START_TEST(test_peaked_scores)
 }
 END_TEST
 
-/* Rows of the mask begin anywhere in the blocks of random numbers; with 64, always at one's start. */
+/* Rows of the mask begin anywhere in a block of random numbers; with 64, always at its start. */
 START_TEST(test_dropout)
 {
     check_size(67, (int32_t[]){67, 40}, 3, 64, 1.0F, 0.1F);
@@ -120,8 +120,8 @@ START_TEST(test_dropout)
 }
 END_TEST
 
-/* Enough blocks for the large tiles, on any card. The first clip has the bits of the small ones; it
- * drops the same elements alone. */
+/* Enough blocks for the large tiles, where a card has memory for them. The first clip has the bits
+ * of the small ones; it drops the same elements alone. */
 START_TEST(test_large_tiles)
 {
     enum { PADDED = 131, HEADS = 90, WIDTH = 40, COLS = HEADS * WIDTH };

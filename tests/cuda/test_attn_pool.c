@@ -118,21 +118,26 @@ START_TEST(test_long_clip)
 }
 END_TEST
 
-/* Scores whose exponentials f32 does not hold: one frame has everything. */
+/* Scores whose exponentials f32 does not hold, all far from 0: one late frame has everything. */
 START_TEST(test_large_scores)
 {
+    enum { FRAMES = 1100, PEAK = 1060 };
+    static const int32_t lengths[] = {FRAMES};
     const pool p = {24, 1, SER_F32, true, true, 1.0F};
-    tensors t = tensors_of(&p, BATCH, PADDED, valid);
-    float u[TOTAL];
-    for (int i = 0; i < TOTAL; i++) {
-        u[i] = (float)(i % 10) - 5.0F + (i % PADDED == 13 ? 20.0F : 0.0F);
+    float u[FRAMES];
+    for (int sign = -1; sign <= 1; sign += 2) {
+        tensors t = tensors_of(&p, 1, FRAMES, lengths);
+        for (int i = 0; i < FRAMES; i++) {
+            u[i] = (float)(i % 10) + (float)(sign * 30) + (i == PEAK ? 11.0F : 0.0F);
+        }
+        const float w = 1e6F;
+        t.u = twin_values(FRAMES, 1, SER_F32, u);
+        t.w = twin_values(1, 1, SER_F32, &w);
+        check_tensors(&t);
+        const float *alpha = gpu_values(&t.alpha.gpu);
+        ck_assert(alpha[PEAK] == 1.0F && alpha[0] == 0.0F);
+        twins_free();
     }
-    const float w = 1e6F;
-    t.u = twin_values(TOTAL, 1, SER_F32, u);
-    t.w = twin_values(1, 1, SER_F32, &w);
-    check_tensors(&t);
-    const float *alpha = gpu_values(&t.alpha.gpu);
-    ck_assert(alpha[13] == 1.0F && alpha[12] == 0.0F);
 }
 END_TEST
 
@@ -153,6 +158,17 @@ START_TEST(test_nan_survives)
         ck_assert(!in_u == !isnan(y[2 * 40 + 4]));
         twins_free();
     }
+}
+END_TEST
+
+START_TEST(test_nan_bias)
+{
+    const pool p = {4, 3, SER_F32, true, true, 3.0F};
+    tensors t = tensors_of(&p, BATCH, PADDED, valid);
+    const float nan = NAN;
+    t.b = twin_values(1, 1, SER_F32, &nan);
+    check_tensors(&t);
+    ck_assert(isnan(gpu_values(&t.y.gpu)[0]));
 }
 END_TEST
 
@@ -184,4 +200,4 @@ START_TEST(test_same_bits)
 END_TEST
 
 CUDA_SUITE("cuda_attn_pool", test_sizes, test_mean_pooling, test_mean_pooling_without_u,
-           test_long_clip, test_large_scores, test_nan_survives, test_same_bits)
+           test_long_clip, test_large_scores, test_nan_survives, test_nan_bias, test_same_bits)

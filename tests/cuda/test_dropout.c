@@ -2,7 +2,7 @@
 #include "fixture.h"
 
 enum { BATCH = 3, PADDED = 23, TOTAL = BATCH * PADDED };
-static const int32_t valid[] = {23, 1, 11};
+static const int32_t valid[] = {11, 1, 23}; /* the last rows count: there are the tails */
 static const ser_step step = {.seed = UINT64_C(0xFEDCBA9876543210),
                               .number = (UINT64_C(5) << 24) + 1234567};
 
@@ -22,8 +22,8 @@ static void run_both(int32_t activation, float p, const twin *x, const twin_rows
     RUN_GPU(ser_dropout_fwd, &args);
 }
 
-/* One rounding of the result to bf16 is at most 2^-8 of it; in f32 there are two approximations of the
- * activation. */
+/* One rounding of the result to bf16 is at most 2^-8 of it; in f32 there are two approximations of
+ * the activation. */
 static double bound_of(int32_t type)
 {
     return type == SER_BF16 ? 3.92e-3 : 1e-6;

@@ -2,7 +2,7 @@
 #include "fixture.h"
 
 enum { BATCH = 3, PADDED = 23, TOTAL = BATCH * PADDED };
-static const int32_t valid[] = {23, 1, 11};
+static const int32_t valid[] = {11, 1, 23}; /* the last rows count: there are the tails */
 
 /* x, then y */
 static const int32_t types[][2] = {{SER_F32, SER_F32}, {SER_BF16, SER_F32}, {SER_BF16, SER_BF16}};
@@ -88,6 +88,7 @@ START_TEST(test_extremes)
     check_extreme((const float[]){1e4F, -1e4F, 9999.0F}, 3);
     check_extreme((const float[]){-3e38F, 3e38F}, 2);
     check_extreme((const float[]){0.0F, -INFINITY}, 2);
+    check_extreme((const float[]){-1e4F, -1e4F - 1.0F}, 2);
     check_extreme((const float[]){0.5F, NAN, 2.0F}, 3); /* everything is NaN */
 }
 END_TEST

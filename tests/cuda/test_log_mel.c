@@ -124,9 +124,9 @@ static twin_args args_of(const shape *s, int32_t type, const float *pcm)
     return t;
 }
 
-/* The ln makes relative errors of the power absolute ones: sums of `frame` and `freqs` terms in f32,
- * where the power of noise cancels to a tenth, leave 1e-5 of a y of order 1. bf16 rounds y once, by 2^-8
- * at most. */
+/* The ln makes relative errors of the power absolute ones: sums of `frame` and `freqs` f32 terms,
+ * which cancel to a tenth in noise, leave 1e-5 of a y of order 1. bf16 rounds y once, by 2^-8 at
+ * most. */
 static double tolerance(int32_t type)
 {
     return type == SER_BF16 ? 4e-3 : 3e-5;

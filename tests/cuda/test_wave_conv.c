@@ -92,8 +92,8 @@ static twin_args args_of(const shape *s, int32_t type, content c)
     return t;
 }
 
-/* bf16: y is rounded once, by 2^-8 at most, GELU is right to 1.6e-5 before (wave_gelu.cuh). f32: two
- * orders of at most 64 products. */
+/* bf16: y is rounded once, by 2^-8 at most; before that GELU is right to 1.6e-5 (wave_gelu.cuh).
+ * f32: two orders of at most 400 products. */
 static double tolerance(int32_t type)
 {
     return type == SER_BF16 ? 4.0e-3 : 3e-6;
@@ -243,7 +243,7 @@ static double largest_error(const ser_wave_conv_args *a, const float *y)
 }
 
 /* Filters whose taps add up to nearly nothing, on a signal that is an offset and little else: the
- * output is a thousandth of what is summed. What f32 products leave of it is all that may be lost. */
+ * output is a thousandth of what is summed. Only what f32 products leave of it may be lost. */
 static void check_offset(int32_t norm, float offset, float scale, double allowed)
 {
     const shape s = {norm, norm == SER_CONV_NORM_LAYER, 10, 5, 8, 700, {699, 600, 2, 33}};

@@ -6,8 +6,8 @@ typedef struct sizes {
     int64_t channels;
 } sizes;
 
-/* The bf16 copy of a weight, read through pos_conv in bf16: with one frame of ones in input i's
- * channels between `kernel` frames of silence, z[t, o] = w[o, kernel / 2 + kernel - t, i] exactly. */
+/* The bf16 copy of a weight, read through pos_conv: in clip i, input i of every group is 1 in
+ * frame `kernel` and all else is 0, so z[t, o] = w[o, kernel / 2 + kernel - t, i] exactly. */
 static void check_rounded(const ser_weight_norm_args *args, const float *w)
 {
     const int32_t kernel = args->kernel;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Per clip and head: S = scale Q K^T, P = softmax(S) by rows, Y = dropout(P) V (Vaswani et al.
- * 2017), fused: neither S nor P exists in memory, and no scratch is needed. bf16 goes through tensor
- * cores where the head's width allows it (attention_mma.cuh), the rest through plain f32
+ * 2017), fused: neither S nor P exists in memory, and no scratch is needed. bf16 goes through
+ * tensor cores where the head's width allows it (attention_mma.cuh), the rest through plain f32
  * arithmetic (attention_plain.cuh).
  */
 #include "ops/cuda/attention_mma.cuh"
@@ -27,33 +27,40 @@ template <typename T> attention_problem<T> problem_of(const ser_attention_args *
     return p;
 }
 
-/* One launch of blocks of `rows` queries. */
+/* How a kernel wants to be launched. */
+struct block_shape {
+    int rows;   /* queries of a tile */
+    int pieces; /* of the output's columns */
+    unsigned threads;
+    size_t shared; /* bytes, without the masks */
+};
+
 template <typename T>
-int run(ser_queue *queue, void (*kernel)(const attention_problem<T>), attention_problem<T> p,
-        int64_t batch, int rows, int pieces, unsigned threads, size_t shared)
+int run(ser_queue *queue, const ser_attention_args *args,
+        void (*kernel)(const attention_problem<T>), const block_shape &block)
 {
-    p.tiles = static_cast<int32_t>(cuda_ceil_div(p.padded, rows));
-    const size_t masks = p.dropout.threshold > 0 ? static_cast<size_t>(rows) * MASK_BYTES : 0;
-    const ser_shape shape = {dim3(static_cast<unsigned>(batch * p.tiles),
-                                  static_cast<unsigned>(p.heads), static_cast<unsigned>(pieces)),
-                             threads, shared + masks};
-    return ser_launch(queue, shape, kernel, p);
+    attention_problem<T> p = problem_of<T>(args);
+    p.tiles = static_cast<int32_t>(cuda_ceil_div(p.padded, block.rows));
+    const size_t masks = p.dropout.threshold > 0 ? static_cast<size_t>(block.rows) * MASK_BYTES : 0;
+    const dim3 grid(static_cast<unsigned>(args->rows.batch * p.tiles),
+                    static_cast<unsigned>(p.heads), static_cast<unsigned>(block.pieces));
+    return ser_launch(queue, {grid, block.threads, block.shared + masks}, kernel, p);
 }
 
 template <typename T, int COLUMNS, int N>
 int run_plain(ser_queue *queue, const ser_attention_args *args)
 {
-    const attention_problem<T> p = problem_of<T>(args);
-    const int pieces = static_cast<int>(cuda_ceil_div(p.width, COLUMNS));
-    return run<T>(queue, attention_plain<T, COLUMNS, N>, p, args->rows.batch, QUERIES, pieces,
-                  PLAIN_THREADS, plain_sizes<COLUMNS>::MASKS);
+    const int64_t width = args->y.cols / args->heads;
+    return run<T>(queue, args, attention_plain<T, COLUMNS, N>,
+                  {QUERIES, static_cast<int>(cuda_ceil_div(width, COLUMNS)), PLAIN_THREADS,
+                   plain_sizes<COLUMNS>::MASKS});
 }
 
 template <int WIDTH, int TILES> int run_mma(ser_queue *queue, const ser_attention_args *args)
 {
     using sizes = mma_sizes<WIDTH, TILES>;
-    return run<bf16>(queue, attention_mma<WIDTH, TILES>, problem_of<bf16>(args), args->rows.batch,
-                     sizes::ROWS, 1, MMA_THREADS, sizes::MASKS);
+    return run<bf16>(queue, args, attention_mma<WIDTH, TILES>,
+                     {sizes::ROWS, 1, MMA_THREADS, sizes::MASKS});
 }
 
 /* Two tiles a warp read every key from shared memory half as often. That pays where two blocks fit

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Attention in plain f32 arithmetic, for every type and head width: tiles of 64 queries and 64 keys,
- * 16 x 16 threads. Thread (tx, ty) has queries
- * 4 ty .. 4 ty + 3, of the scores the keys tx + 16 j, of the output the columns 4 tx .. 4 tx + 3 of
- * every 64. The 16 threads of a query are neighbouring lanes of one warp.
+ * Attention in plain f32 arithmetic, for every type and head width: tiles of 64 queries and 64
+ * keys, 16 x 16 threads. Thread (tx, ty) has queries 4 ty .. 4 ty + 3, of the scores the keys
+ * tx + 16 j, of the output the columns 4 tx .. 4 tx + 3 of every 64. The 16 threads of a query are
+ * neighbouring lanes of one warp.
  */
 #ifndef SER_OPS_CUDA_ATTENTION_PLAIN_CUH
 #define SER_OPS_CUDA_ATTENTION_PLAIN_CUH
@@ -48,7 +48,7 @@ __device__ __forceinline__ void fill_rows(float *to, const T *from, int64_t pitc
     }
 }
 
-/* s += the products of `depth` columns of the thread's queries and keys; depth is a multiple of 4. */
+/* s += the products of `depth` columns, a multiple of 4, of the thread's queries and keys. */
 __device__ __forceinline__ void add_scores(float (&s)[SIDE][SIDE], const float *queries,
                                            const float *keys, int depth)
 {

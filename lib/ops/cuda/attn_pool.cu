@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* alpha = softmax_t(u_t . w + b) over the valid frames of a clip; y = sum_t alpha_t x_t. Rows beyond
- * the valid ones are never read. */
+/* alpha = softmax_t(u_t . w + b) over the valid frames of a clip; y = sum_t alpha_t x_t. Rows
+ * beyond the valid ones are never read. */
 #include <cfloat>
 
 #include "ops/cuda/packs.cuh"

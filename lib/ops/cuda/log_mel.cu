@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * PCM -> ln(mel power + floor), level-normalised: the windowed DFT of all frames, its power, the mel
- * triangles as a product, ln. Then x - mean[bin], minus the clip's mean of that, over std[bin].
+ * PCM -> ln(mel power + floor), level-normalised: the windowed DFT of all frames, its power, the
+ * mel triangles as a product, ln. Then x - mean[bin], minus the clip's mean of that, over std[bin].
  *
  * A shift in time leaves the power as it is, so the DFT is taken around the middle of the frame.
  * There the window and the cosines are even and the sines odd: with u = x[frame - j] + x[j] and
@@ -23,8 +23,8 @@ constexpr int ROW_THREADS = ROWS * WARP;
 constexpr int PART_FRAMES = 64;
 constexpr int PART_THREADS = 256;
 
-/* Rows are frames of the whole batch, padding included; they are worked on `rows` at a time. Rows of
- * scratch matrices begin at 16 bytes. */
+/* Rows are frames of the whole batch, padding included; they are worked on `rows` at a time. In the
+ * scratch they begin at multiples of 16 bytes. */
 struct mel_plan {
     int64_t half, freqs;                       /* columns of u and d, of the spectra */
     int64_t half_pitch, freqs_pitch;           /* floats from one row to the next */

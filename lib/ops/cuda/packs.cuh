@@ -22,14 +22,16 @@ template <typename T> struct raw_pack {
     uint4 parts[PACK * sizeof(T) / sizeof(uint4)];
 };
 
-/* From an address aligned to 16 bytes; zeros, and nothing is read, where it is not `wanted`. */
-template <typename T> __device__ __forceinline__ raw_pack<T> load_raw(const T *from, bool wanted)
+/* From element `at` on, which is aligned to 16 bytes; zeros, and nothing is read, where it is not
+ * `wanted`: the array may be absent then. */
+template <typename T>
+__device__ __forceinline__ raw_pack<T> load_raw(const T *array, int64_t at, bool wanted)
 {
     raw_pack<T> raw = {};
-    const uint4 *parts = reinterpret_cast<const uint4 *>(from);
+    if (wanted) {
+        const uint4 *parts = reinterpret_cast<const uint4 *>(array + at);
 #pragma unroll
-    for (unsigned i = 0; i < sizeof raw / sizeof(uint4); i++) {
-        if (wanted) {
+        for (unsigned i = 0; i < sizeof raw / sizeof(uint4); i++) {
             raw.parts[i] = parts[i];
         }
     }
@@ -71,7 +73,7 @@ template <typename T> __device__ __forceinline__ void store_raw(T *to, const raw
 /* Addresses are aligned to 16 bytes. */
 template <typename T> __device__ __forceinline__ void load_pack(const T *from, float (&x)[PACK])
 {
-    unpack(load_raw(from, true), x);
+    unpack(load_raw(from, 0, true), x);
 }
 
 template <typename T> __device__ __forceinline__ void store_pack(T *to, const float (&x)[PACK])
@@ -123,7 +125,7 @@ __device__ __forceinline__ int64_t pack_stride()
     return PACK * (int64_t{gridDim.x} * blockDim.x);
 }
 
-/* At most as many threads as the card holds at a time; of a large array each takes several packs. */
+/* At most as many threads as a card holds at a time; of a large array each takes several packs. */
 static inline ser_shape ser_pack_shape(const ser_queue *queue, int64_t count)
 {
     const int64_t blocks = cuda_ceil_div(count, PACK * PACK_THREADS);

@@ -23,10 +23,10 @@ namespace
 /* --- Portable --- */
 
 /*
- * A block has 128 frames and 16 outputs (block.z of the group's), a thread every eighth frame of its
- * warp's 32 and every fourth output. Parts of the slice and of the weights, a few taps and inputs of
- * them, are in shared memory at a time, inputs next to each other; the pitches put the rows that a
- * warp reads at once in different banks.
+ * A block has 128 frames and 16 outputs (block.z of the group's), a thread every eighth frame of
+ * its warp's 32 and every fourth output. Parts of the slice and of the weights, a few taps and
+ * inputs of them, are in shared memory at a time, inputs next to each other; the pitches put the
+ * rows that a warp reads at once in different banks.
  */
 constexpr int FRAMES = WARPS * WARP;
 constexpr int OUTPUTS = 16;

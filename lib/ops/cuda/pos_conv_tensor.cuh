@@ -2,11 +2,11 @@
 /*
  * pos_conv on tensor cores. Only for pos_conv.cu.
  *
- * A block has four warps, each with BLOCKS neighbouring blocks of 16 frames and all outputs of the group, WIDTH
- * of them with zeros beyond the group's own. A stage holds the weights of SLOTS taps that are 16
- * apart: block m sees the same 16 rows of the slice through slot s as block m + 1 through slot s - 1,
- * and a fragment of them is loaded once for both. Pitches are odd multiples of 16 bytes, so that
- * eight rows lie in different banks.
+ * A block has four warps, each with BLOCKS neighbouring blocks of 16 frames and all outputs of the
+ * group, WIDTH of them with zeros beyond the group's own. A stage holds the weights of SLOTS taps
+ * that are 16 apart: block m sees the same 16 rows of the slice through slot s as block m + 1
+ * through slot s - 1, and a fragment of them is loaded once for both. Pitches are odd multiples of
+ * 16 bytes, so that eight rows lie in different banks.
  */
 #ifndef SER_OPS_CUDA_POS_CONV_TENSOR_CUH
 #define SER_OPS_CUDA_POS_CONV_TENSOR_CUH

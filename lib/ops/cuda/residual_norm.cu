@@ -71,8 +71,8 @@ __device__ __forceinline__ void add_row(const forward<T> &a, int64_t first, int3
 #pragma unroll
     for (int j = 0; j < ROUNDS; j++) {
         const int32_t c = begin + j * WARP * PACK;
-        x[j] = load_raw(a.x + first + c, c < a.channels);
-        h[j] = load_raw(a.h + first + c, c < a.channels && a.h != nullptr);
+        x[j] = load_raw(a.x, first + c, c < a.channels);
+        h[j] = load_raw(a.h, first + c, c < a.channels && a.h != nullptr);
     }
 #pragma unroll
     for (int j = 0; j < ROUNDS; j++) {
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(MOST_WARPS *WARP) norm_in_registers(const forw
 #pragma unroll
     for (int j = 0; j < ROUNDS; j++) {
         const int32_t c = begin + j * WARP * PACK;
-        gamma[j] = load_raw(a.gamma + c, c < a.channels && a.y != nullptr);
-        beta[j] = load_raw(a.beta + c, c < a.channels && a.y != nullptr);
+        gamma[j] = load_raw(a.gamma, c, c < a.channels && a.y != nullptr);
+        beta[j] = load_raw(a.beta, c, c < a.channels && a.y != nullptr);
 #pragma unroll
         for (int i = 0; i < PACK; i++) {
             total += v[j][i];

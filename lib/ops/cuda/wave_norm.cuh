@@ -200,7 +200,7 @@ static __global__ void __launch_bounds__(FOLD_THREADS) wave_fold_clips(const wav
         variance = fma(x, fma(x, s[i * kernel + i], 2.0 * across), variance);
     }
     variance = variance < 0.0 ? 0.0 : variance; /* NaN stays */
-    const double scale = static_cast<double>(a.gamma[c]) / sqrt(variance + WAVE_NORM_EPS);
+    const double scale = static_cast<double>(a.gamma[c]) * rsqrt(variance + WAVE_NORM_EPS);
     float *bank = a.bank + clip * a.bank_size + c;
     double mean =
         0.0; /* of the filter as it is rounded here, so that it takes all of an offset away */
@@ -254,7 +254,7 @@ struct wave_spread {
     double *spread; /* m [size], then S [size, size] */
 };
 
-/* Sum of x - centre over the channels; by a warp. */
+/* Over the channels, by a warp. */
 __device__ __forceinline__ double warp_mean(const float *x, int64_t channels)
 {
     double sum = 0.0;
@@ -309,7 +309,7 @@ __device__ __forceinline__ float2 layer_stats(const double *spread, const float 
     }
     variance = variance < 0.0 ? 0.0 : variance; /* NaN stays */
     return make_float2(static_cast<float>(mean),
-                       static_cast<float>(1.0 / sqrt(variance + WAVE_NORM_EPS)));
+                       static_cast<float>(rsqrt(variance + WAVE_NORM_EPS)));
 }
 
 #endif

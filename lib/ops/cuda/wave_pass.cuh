@@ -7,9 +7,9 @@
 #include "ops/cuda/wave_norm.cuh"
 
 /*
- * A block makes `frames` frames of up to `lanes` packs of V channels. Its threads stand in groups of
- * `lanes`; a thread makes WAVE_FRAMES frames of its pack at a time, so that a filter value serves
- * WAVE_FRAMES products when it is read, and a sample V.
+ * A block makes `frames` frames of up to `lanes` packs of V channels. Its threads stand in groups
+ * of `lanes`; a thread makes WAVE_FRAMES frames of its pack at a time, so that a filter value
+ * serves WAVE_FRAMES products when it is read, and a sample V.
  */
 constexpr int WAVE_FRAMES = 8;
 constexpr int WAVE_GROUPS = 4;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void convolve(const float *bank, int64_t pitch, int32
     float bias[1][V];
     load_values(bank + (kernel + BANK_BIAS) * pitch, bias[0]);
     add_tap(bank, x, stride, bias, acc);
-#pragma unroll 3
+#pragma unroll 2
     for (int32_t k = 1; k < kernel; k++) {
         bank += pitch;
         add_tap(bank, x + k, stride, acc, acc);

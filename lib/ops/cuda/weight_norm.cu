@@ -73,8 +73,7 @@ __device__ __forceinline__ void find_factors(const norm_call &call, int first, f
     }
 }
 
-/* One output channel's taps from `first` on, through `tile`, in which inputs and taps change places.
- */
+/* One output channel's taps from `first` on; inputs and taps change places in `tile`. */
 __device__ __forceinline__ void scale_channel(const norm_call &call, int channel, int first,
                                               const float *factors, float (*tile)[PITCH])
 {
@@ -109,8 +108,7 @@ __global__ void __launch_bounds__(THREADS) scale(const norm_call call)
     __shared__ float tile[WARP][PITCH];
     const int first = static_cast<int>(blockIdx.y) * TAPS;
     const int channel = static_cast<int>(blockIdx.x) * CHANNELS;
-    find_factors(call, first, factors);
-    __syncthreads();
+    find_factors(call, first, factors); /* a barrier comes before their use */
     for (int o = channel; o < channel + CHANNELS && o < call.channels; o++) {
         scale_channel(call, o, first, factors, tile);
     }
