@@ -2,6 +2,8 @@
 /* Every stage of the network against PyTorch: golden/README.md describes the files. */
 #include "harness.h"
 
+#include <math.h>
+
 #include "model/model.h"
 #include "model/safetensors.h"
 
@@ -23,14 +25,43 @@ static const char *const goldens[] = {
     "logmel_post",
 };
 
-enum { GOLDENS = sizeof goldens / sizeof goldens[0], MAX_CLIPS = 8 };
+enum {
+    GOLDENS = sizeof goldens / sizeof goldens[0],
+    MAX_CLIPS = 8,
+    MAX_KINDS = 40, /* of stages: of 24 blocks, and what is around them */
+    MAX_STAGES = MAX_CLIPS * 24,
+};
+
+/* $SER_TEST_DEVICE=cuda runs the same on a card, or on its emulation; $SER_TEST_PRECISION=bf16. */
+static bool on_cuda(void)
+{
+    const char *device = getenv("SER_TEST_DEVICE");
+    return device != NULL && strcmp(device, "cuda") == 0;
+}
+
+static bool in_bf16(void)
+{
+    const char *precision = getenv("SER_TEST_PRECISION");
+    return precision != NULL && strcmp(precision, "bf16") == 0;
+}
 
 /* PyTorch's own float32 error here is 3e-6 at most; a wrong formula (tanh GELU) shows at 5e-4. */
 static const double tolerance = 2e-5;
 
+/* bf16 only: sums of squares over the elements of a stage. */
+typedef struct stage_error {
+    char name[40]; /* stage.N.KIND */
+    char kind[24];
+    double ours, pytorch; /* differences from the golden */
+    double size;          /* the golden */
+} stage_error;
+
 typedef struct golden {
     const char *name;
     ser_safetensors file;
+    ser_safetensors pytorch; /* bf16 only: its errors */
+    stage_error stages[MAX_STAGES];
+    int stage_count;
     ser_device *device;
     ser_model *model;
     ser_workspace *workspace;
@@ -39,6 +70,16 @@ typedef struct golden {
     float *samples[MAX_CLIPS];
     int64_t counts[MAX_CLIPS];
 } golden;
+
+static void open_tensors(const char *folder, const char *name, ser_safetensors *tensors)
+{
+    char path[4096];
+    ser_file file;
+    int directory;
+    snprintf(path, sizeof path, "%s/%s.safetensors", folder, name);
+    assert_ok(ser_file_open(path, &file, &directory));
+    assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, tensors));
+}
 
 static float *read_tensor(const golden *g, const char *name, const ser_tensor_entry **entry)
 {
@@ -89,7 +130,8 @@ static void load_model(golden *g, const char *path)
     static const char *const labels[] = {"a", "b"};
     ser_model_options options;
     ser_model_options_init(&options, sizeof options);
-    assert_ok(ser_device_create(SER_DEVICE_CPU, 0, 2, &g->device));
+    options.precision = in_bf16() ? SER_PRECISION_BF16 : SER_PRECISION_F32;
+    assert_ok(ser_device_create(on_cuda() ? SER_DEVICE_CUDA : SER_DEVICE_CPU, 0, 2, &g->device));
     if (ser_safetensors_find(&g->file, "stage.0.logits") != NULL) {
         assert_ok(ser_model_open(g->device, path, &options, &g->model));
     } else {
@@ -100,12 +142,11 @@ static void load_model(golden *g, const char *path)
 static void open_golden(golden *g, const char *folder, const char *name)
 {
     char path[4096];
-    ser_file file;
-    int directory;
     *g = (golden){.name = name};
-    snprintf(path, sizeof path, "%s/%s.safetensors", folder, name);
-    assert_ok(ser_file_open(path, &file, &directory));
-    assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, &g->file));
+    open_tensors(folder, name, &g->file);
+    if (in_bf16()) {
+        open_tensors(folder, "bf16_errors", &g->pytorch);
+    }
     g->clips = atoi(ser_safetensors_metadata(&g->file, "clips"));
     g->batch = strcmp(ser_safetensors_metadata(&g->file, "mode"), "batch") == 0;
     g->hf = strcmp(ser_safetensors_metadata(&g->file, "padding"), "hf") == 0;
@@ -123,8 +164,162 @@ static void close_golden(golden *g)
     ser_model_release(g->model);
     ser_device_release(g->device);
     ser_safetensors_close(&g->file);
+    if (in_bf16()) {
+        ser_safetensors_close(&g->pytorch);
+    }
     for (int i = 0; i < g->clips; i++) {
         free(g->samples[i]);
+    }
+}
+
+/*
+ * --- bf16: no worse than 1.1 times PyTorch ---
+ *
+ * bf16_errors.safetensors has PyTorch's own error in bf16 for every stage (golden/README.md).
+ * Errors are |x - golden| / |golden|, Euclidean norms; of a kind of stage ("hidden.1", "logits") in
+ * one golden, over all its clips as one vector. What is demanded:
+ *
+ *   1. of every kind, root mean square over all goldens:           1.1 times PyTorch's
+ *   2. of every golden, root mean square over its hidden states:   1.1 times PyTorch's
+ *   3. of every single stage:   SINGLE times PyTorch's there, or in all clips, whichever is larger
+ *
+ * A single stage cannot be held to 1.1: both errors are draws, the same roundings falling one way or
+ * the other, and of two logits PyTorch's may be next to nothing. Between two ways of PyTorch itself
+ * (bf16 weights, autocast) the ratio goes up to 5 here, and on other clips to 70. The third
+ * demand is there for a clip that goes wrong alone. Over 5,600 stages of other random models and
+ * clips, the ratio as it is taken there came to at most 2.5 for hidden states and 5.1 for what
+ * follows them, for libser and PyTorch's autocast alike.
+ */
+static const double ALLOWED = 1.1;
+static const double SINGLE = 3.0;
+static const double SINGLE_HEAD = 6.0;
+
+/* After the hidden states there are few numbers. */
+static bool is_head(const char *kind)
+{
+    return strcmp(kind, "alpha") == 0 || strcmp(kind, "pooled") == 0 ||
+           strcmp(kind, "logits") == 0 || strcmp(kind, "probabilities") == 0;
+}
+
+static double pytorch_error(const golden *g, const char *stage)
+{
+    char name[128];
+    float value;
+    snprintf(name, sizeof name, "%s/%s", g->name, stage);
+    const ser_tensor_entry *entry = ser_safetensors_find(&g->pytorch, name);
+    ck_assert_msg(entry != NULL && entry->elements == 1, "no %s: run golden/bf16_errors.py", name);
+    assert_ok(ser_safetensors_read(&g->pytorch, entry, &value));
+    return (double)value;
+}
+
+static void note_stage(golden *g, const char *name, const char *kind, const float *got,
+                       const float *wanted, int64_t count)
+{
+    ck_assert_int_lt(g->stage_count, MAX_STAGES);
+    stage_error *e = &g->stages[g->stage_count++];
+    *e = (stage_error){.size = 0.0};
+    snprintf(e->name, sizeof e->name, "%s", name);
+    snprintf(e->kind, sizeof e->kind, "%s", kind);
+    for (int64_t i = 0; i < count; i++) {
+        const double difference = (double)got[i] - (double)wanted[i];
+        e->ours += difference * difference;
+        e->size += (double)wanted[i] * (double)wanted[i];
+    }
+    const double relative = pytorch_error(g, name);
+    e->pytorch = relative * relative * e->size;
+}
+
+static stage_error sum_of_kind(const golden *g, const char *kind)
+{
+    stage_error sum = {.size = 0.0};
+    for (int i = 0; i < g->stage_count; i++) {
+        const stage_error *e = &g->stages[i];
+        if (strcmp(e->kind, kind) == 0) {
+            sum.ours += e->ours;
+            sum.pytorch += e->pytorch;
+            sum.size += e->size;
+        }
+    }
+    return sum;
+}
+
+/* Sums of squared relative errors, over goldens or over the kinds of one. */
+typedef struct tally {
+    char kind[24];
+    double ours, pytorch;
+} tally;
+
+static void add_to(tally *t, const stage_error *sum)
+{
+    t->ours += sum->ours / sum->size;
+    t->pytorch += sum->pytorch / sum->size;
+}
+
+static void demand(const char *of, const char *kind, const tally *t)
+{
+    const double ratio = sqrt(t->ours / t->pytorch);
+    if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
+        printf("%-18s %-24s %.2f times PyTorch's\n", of, kind, ratio);
+    }
+    ck_assert_msg(ratio <= ALLOWED, "%s: %s: error %.2f times PyTorch's", of, kind, ratio);
+}
+
+static void check_single(const golden *g, const stage_error *e)
+{
+    const stage_error all = sum_of_kind(g, e->kind);
+    const double ours = sqrt(e->ours / e->size);
+    const double pytorch = sqrt(e->pytorch / e->size);
+    const double typical = fmax(pytorch, sqrt(all.pytorch / all.size));
+    if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
+        printf("%-18s %-24s %.1e, PyTorch %.1e\n", g->name, e->name, ours, pytorch);
+    }
+    ck_assert_msg(ours <= (is_head(e->kind) ? SINGLE_HEAD : SINGLE) * typical,
+                  "%s: %s is off by %g, PyTorch by %g", g->name, e->name, ours, typical);
+}
+
+static tally *tally_of(tally *kinds, const char *kind)
+{
+    int i = 0;
+    while (kinds[i].kind[0] != '\0' && strcmp(kinds[i].kind, kind) != 0) {
+        i++;
+    }
+    ck_assert_int_lt(i, MAX_KINDS);
+    snprintf(kinds[i].kind, sizeof kinds[i].kind, "%s", kind);
+    return &kinds[i];
+}
+
+/* Demands 2 and 3; `kinds`, of all goldens so far, ends with one that has no name. */
+static void judge(const golden *g, tally *kinds)
+{
+    tally hidden = {.ours = 0.0};
+    for (int i = 0; i < g->stage_count; i++) {
+        const stage_error *e = &g->stages[i];
+        const bool first = strncmp(e->name, "stage.0.", 8) == 0; /* each clip has the same kinds */
+        const stage_error sum = sum_of_kind(g, e->kind);
+        check_single(g, e);
+        if (first) {
+            add_to(tally_of(kinds, e->kind), &sum);
+        }
+        if (first && !is_head(e->kind)) {
+            add_to(&hidden, &sum);
+        }
+    }
+    demand(g->name, "hidden states", &hidden);
+}
+
+/* --- Stages --- */
+
+static void check_stage(golden *g, const char *name, const char *kind, const float *got,
+                        const float *wanted, int64_t count)
+{
+    if (in_bf16()) {
+        note_stage(g, name, kind, got, wanted, count);
+        return;
+    }
+    const double error = harness_relative_error(got, wanted, (size_t)count);
+    ck_assert_msg(error < tolerance, "%s: %s is off by %g", g->name, name, error);
+    if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
+        printf("%-18s %-24s %.1e\n", g->name, name, error);
     }
 }
 
@@ -151,11 +346,7 @@ static int compare(golden *g, int clip, const char *stage, const ser_tensor *ten
     for (int64_t r = 0; r < rows; r++) {
         memcpy(got + r * cols, all + (first + r * stride) * cols, (size_t)cols * sizeof *got);
     }
-    double error = harness_relative_error(got, wanted, (size_t)(rows * cols));
-    ck_assert_msg(error < tolerance, "%s: %s is off by %g", g->name, name, error);
-    if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
-        printf("%-18s %-24s %.1e\n", g->name, name, error);
-    }
+    check_stage(g, name, stage, got, wanted, rows * cols);
     free(got);
     free(all);
     free(wanted);
@@ -190,7 +381,8 @@ static void compare_clip(golden *g, int clip, int row, const ser_stages *s)
     ck_assert_int_eq(found, ser_safetensors_find(&g->file, "stage.0.logits") != NULL ? 3 : 0);
 }
 
-static void run_golden(const char *folder, const char *name)
+/* `kinds`: bf16 only. */
+static void run_golden(const char *folder, const char *name, tally *kinds)
 {
     golden g;
     const ser_stages *stages;
@@ -206,6 +398,9 @@ static void run_golden(const char *folder, const char *name)
         }
         compare_clip(&g, i, g.batch ? i : 0, stages);
     }
+    if (in_bf16()) {
+        judge(&g, kinds);
+    }
     close_golden(&g);
 }
 
@@ -214,7 +409,24 @@ START_TEST(stages_match)
     char folder[4096];
     snprintf(folder, sizeof folder, "%s", harness_data("golden"));
     int64_t live = ser_mem_live();
-    run_golden(folder, goldens[_i]);
+    run_golden(folder, goldens[_i], NULL);
+    ck_assert_int_eq(ser_mem_live(), live);
+}
+END_TEST
+
+/* All of them in one test: some demands are on sums over the goldens. */
+START_TEST(bf16_is_as_close_as_pytorch)
+{
+    char folder[4096];
+    tally kinds[MAX_KINDS + 1] = {{.ours = 0.0}};
+    snprintf(folder, sizeof folder, "%s", harness_data("golden"));
+    int64_t live = ser_mem_live();
+    for (int i = 0; i < GOLDENS; i++) {
+        run_golden(folder, goldens[i], kinds);
+    }
+    for (int i = 0; kinds[i].kind[0] != '\0'; i++) {
+        demand("all goldens", kinds[i].kind, &kinds[i]);
+    }
     ck_assert_int_eq(ser_mem_live(), live);
 }
 END_TEST
@@ -223,7 +435,8 @@ END_TEST
 START_TEST(full_size_stages_match)
 {
     if (getenv("SER_GOLDEN_FULL") != NULL) {
-        run_golden(getenv("SER_GOLDEN_FULL"), "full");
+        tally kinds[MAX_KINDS + 1] = {{.ours = 0.0}};
+        run_golden(getenv("SER_GOLDEN_FULL"), "full", kinds);
     }
 }
 END_TEST
@@ -232,8 +445,12 @@ int main(void)
 {
     Suite *suite = suite_create("golden");
     TCase *tc = tcase_create("stages");
-    tcase_set_timeout(tc, 120);
-    tcase_add_loop_test(tc, stages_match, 0, GOLDENS);
+    tcase_set_timeout(tc, in_bf16() ? 600 : 120);
+    if (in_bf16()) {
+        tcase_add_test(tc, bf16_is_as_close_as_pytorch);
+    } else {
+        tcase_add_loop_test(tc, stages_match, 0, GOLDENS);
+    }
     tcase_add_test(tc, full_size_stages_match);
     suite_add_tcase(suite, tc);
     return harness_run(suite);
