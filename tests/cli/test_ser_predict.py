@@ -228,12 +228,63 @@ class Device(Case):
         if "cuda" in self.run_ok("--list-devices").out:
             self.skipTest("there is a GPU")
         for name in ("cuda", "cuda:1"):
-            self.assertEqual(self.run_fails(4, "", "--device", name, A).out, "")
+            run = self.run_fails(4, "cuda: libser-cuda.so is not in", "--device", name, A)
+            self.assertEqual(run.out, "")
+            self.assertIn("use the CPU", run.err)
+
+    def test_precision(self):
+        plain = self.run_ok("--json", "--precision", "f32", A).out
+        self.assertEqual(self.run_ok("--json", A).out, plain)
+        run = Run("--json", "--precision", "bf16", "--device", "cpu", A)
+        self.assertEqual((run.code, run.out), (0, plain))
+        self.assertIn("bf16 is not available", run.err)
+        self.usage_fails("--precision", "--precision", "f16", A)
 
     def test_threads_do_not_change_the_answer(self):
         runs = [self.run_ok("--json", "--threads", n, A).objects()[0]["scores"] for n in "12"]
         for label in LABELS:
             self.assertAlmostEqual(runs[0][label], runs[1][label], 5)
+
+
+class EmulatedGpu(Case):
+    """The CUDA backend as a user meets it, on the emulated card of tests/emulation."""
+
+    def setUp(self):
+        self.env = environment(SER_MODULE_PATH=os.environ["SER_EMULATED_MODULE"])
+
+    def scores(self, *arguments):
+        objects = self.run_ok("--json", *arguments, env=self.env).objects()
+        return [(o["file"], o["start"], o["label"], o["scores"]) for o in objects], objects
+
+    def close(self, arguments, device, delta):
+        wanted, _ = self.scores("--device", "cpu", *arguments)
+        got, objects = self.scores(*device, *arguments)
+        self.assertEqual([g[:2] for g in got], [w[:2] for w in wanted])
+        for (_, _, _, a), (_, _, _, b) in zip(got, wanted):
+            for label in LABELS:
+                self.assertAlmostEqual(a[label], b[label], delta=delta)
+        return objects
+
+    def test_list(self):
+        out = self.run_ok("--list-devices", env=self.env).out
+        self.assertRegex(out, r"cuda:0 +cuda:0 \(")
+
+    def test_files_of_many_lengths(self):
+        files = [A, B, A, LONG, B, A]
+        objects = self.close(files, ("--device", "cuda", "--precision", "f32"), 1e-5)
+        self.assertEqual({o["device"] for o in objects}, {"cuda:0"})
+        self.close(files, ("--device", "cuda:0"), 2e-2)
+
+    def test_windows(self):
+        arguments = ["--window", "0.8", "--hop", "0.3", LONG]
+        self.close(arguments, ("--precision", "f32", "--batch-size", "3"), 1e-5)
+
+    def test_same_bits_twice(self):
+        runs = [self.run_ok("--json", A, B, LONG, env=self.env).out for _ in range(2)]
+        self.assertEqual(runs[0], runs[1])
+
+    def test_no_such_card(self):
+        self.run_fails(4, "cuda:7: there is no such GPU", "--device", "cuda:7", A, env=self.env)
 
 
 class Inputs(Case):

@@ -19,6 +19,42 @@ import ser
 from ser import _library
 
 
+@unittest.skipUnless("SER_EMULATED_MODULE" in os.environ, "needs the emulated GPU of the build")
+class Gpu(unittest.TestCase):
+    """In a process of its own: a module that was loaded stays loaded."""
+
+    CODE = """
+import sys
+import helpers, ser
+clip = helpers.wav_bytes(helpers.tone(1.0))
+with ser.Model.load(helpers.MODEL, device="cpu") as cpu:
+    wanted = list(cpu.predict_proba(clip))
+for precision, delta in (("f32", 1e-5), ("bf16", 2e-2), ("auto", 2e-2)):
+    with ser.Model.load(helpers.MODEL, device="cuda", precision=precision) as gpu:
+        assert gpu.device.startswith("cuda:0 ("), gpu.device
+        for turn in range(3):
+            got = list(gpu.predict_proba(clip))
+            assert max(abs(a - b) for a, b in zip(got, wanted)) < delta, (precision, got, wanted)
+with ser.Model.create(config="ser-mini", labels=["a", "b"]) as fresh:
+    assert fresh.device.startswith("cpu"), fresh.device
+try:
+    with ser.Model.create(config="ser-mini", labels=["a", "b"], device="cuda") as fresh:
+        ser.Trainer(fresh, steps=1)
+except ser.SerError as error:
+    assert "train on the CPU" in str(error), error
+else:
+    raise AssertionError("training on CUDA was not refused")
+print("done")
+"""
+
+    def test_predictions(self):
+        env = dict(os.environ, SER_MODULE_PATH=os.environ["SER_EMULATED_MODULE"])
+        env["PYTHONPATH"] = os.pathsep.join((str(pathlib.Path(__file__).parent), str(BINDING)))
+        done = subprocess.run([sys.executable, "-c", self.CODE], env=env, text=True,
+                              capture_output=True, timeout=120)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "done\n", ""))
+
+
 class Threads(unittest.TestCase):
     @needs_numpy
     def test_eight_threads_are_one(self):

@@ -70,6 +70,9 @@ class Loading(unittest.TestCase):
             ser.Model.load(MODEL, device="cuda:4711")
         with self.assertRaises(ValueError):
             ser.Model.load(MODEL, device="cpu", threads=-1)
+        for precision in ("f16", "", None):
+            with self.assertRaises(ValueError, msg=precision):
+                ser.Model.load(MODEL, precision=precision)
         with self.assertRaises(ValueError):
             ser.Model.load("a\0b")
         with self.assertRaises(TypeError):
