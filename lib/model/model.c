@@ -95,10 +95,16 @@ static int load_params(loader *l)
  * asked for. A wish that cannot be met is told. */
 static int32_t type_of(const ser_device *device, const ser_model_options *options)
 {
-    if (options->precision == SER_PRECISION_BF16 && !device->ops->bf16) {
-        ser_log(SER_LOG_WARNING, "bf16 is not available on %s; computing in f32", device->name);
+    if (!device->ops->bf16) {
+        if (options->precision == SER_PRECISION_BF16) {
+            ser_log(SER_LOG_WARNING, "bf16 is not available on %s; computing in f32", device->name);
+        }
+        return SER_F32;
     }
-    return options->precision != SER_PRECISION_F32 && device->ops->bf16 ? SER_BF16 : SER_F32;
+    const bool reduced = options->precision != SER_PRECISION_F32;
+    ser_log(SER_LOG_INFO, "model: computing in %s on %s",
+            reduced ? "bf16 with f32 sums" : "f32 (no TF32)", device->name);
+    return reduced ? SER_BF16 : SER_F32;
 }
 
 static int make_net(ser_device *device, const ser_model_options *options,

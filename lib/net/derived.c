@@ -194,6 +194,7 @@ static int finish_locked(ser_net *net)
     }
     int status = finish_position(net);
     status = status == 0 ? ser_net_refresh_biases(net, net->transfer->queue) : status;
+    status = status == 0 ? net->ops->sync(net->transfer->queue) : status; /* others read them */
     if (status == 0 && net->arch.features == SER_FEATURES_LOGMEL) {
         status = finish_dft(net);
         status = status == 0 ? finish_mel(net) : status;

@@ -222,6 +222,21 @@ static int reserve_arena(ser_workspace *workspace)
     return 0;
 }
 
+/* A batch that does not fit may have taken what a smaller one needs. The scratch that was there
+ * before, for other work of the queue too, comes back with the next plan. */
+static void give_back(ser_workspace *workspace, size_t scratch_size)
+{
+    ser_queue *queue = workspace->queue;
+    queue->ops->sync(queue); /* earlier work may still use what goes now */
+    ser_recordings_free(workspace);
+    ser_inputs_free(workspace);
+    ser_device_memory_free(queue->ops, queue->context, &workspace->arena.memory);
+    workspace->arena.size = 0;
+    ser_device_memory_free(queue->ops, queue->context, &queue->scratch);
+    queue->scratch_size = 0;
+    queue->planned = scratch_size;
+}
+
 int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
 {
     const bool prediction = run->input == NULL && run->tape == NULL && !run->features_only;
@@ -234,6 +249,7 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
         return status;
     }
     const void *scratch = workspace->queue->scratch;
+    const size_t scratch_size = workspace->queue->scratch_size;
     workspace->queue->planning = true;
     status = ser_workspace_run(workspace, run);
     int reserved = ser_queue_reserve(workspace->queue); /* also ends the planning */
@@ -246,6 +262,9 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
     if (status == 0 && prediction) {
         workspace->batch = run->batch;
         workspace->longest = run->longest;
+    }
+    if (status == SER_ERR_MEMORY && prediction) {
+        give_back(workspace, scratch_size);
     }
     return status;
 }

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "base/fail.h"
@@ -36,11 +37,12 @@ static struct {
     const ser_ops *loaded;
 } registry = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* "<folder of libser.so>/ser", so that a moved installation finds its module; NULL if unknown. */
+/* "<folder of libser.so>/ser", so that a moved installation finds its module; NULL if unknown. Of a
+ * program that libser is linked into it is argv[0]'s, which the caller of a setuid program chooses. */
 static char *folder_beside(void)
 {
     Dl_info info;
-    if (dladdr(&registry, &info) == 0 || info.dli_fname == NULL) {
+    if (getauxval(AT_SECURE) != 0 || dladdr(&registry, &info) == 0 || info.dli_fname == NULL) {
         return NULL;
     }
     const char *slash = strrchr(info.dli_fname, '/');

@@ -351,8 +351,10 @@ int ser_queue_reserve(ser_queue *queue)
     if (queue->planned <= queue->scratch_size) {
         return 0;
     }
+    const size_t before = queue->scratch_size;
     int status = queue->ops->sync(queue); /* earlier work may still read the old scratch */
     if (status != 0) {
+        queue->planned = before;
         return status;
     }
     queue->ops->free(queue->context, queue->scratch);
@@ -363,6 +365,7 @@ int ser_queue_reserve(ser_queue *queue)
         queue->scratch_size = queue->planned;
     } else {
         queue->scratch = NULL;
+        queue->planned = before; /* what does not fit must not be asked for again by what does */
     }
     return status;
 }

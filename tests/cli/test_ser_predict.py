@@ -283,6 +283,12 @@ class EmulatedGpu(Case):
         runs = [self.run_ok("--json", A, B, LONG, env=self.env).out for _ in range(2)]
         self.assertEqual(runs[0], runs[1])
 
+    def test_says_what_it_computes_in(self):
+        for precision, words in (("auto", "bf16 with f32 sums"), ("f32", "f32 (no TF32)")):
+            run = Run("-v", "--precision", precision, A, env=self.env)
+            self.assertEqual(run.code, 0)
+            self.assertIn(f"computing in {words} on cuda:0", run.err)
+
     def test_no_such_card(self):
         self.run_fails(4, "cuda:7: there is no such GPU", "--device", "cuda:7", A, env=self.env)
 

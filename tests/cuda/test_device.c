@@ -108,6 +108,14 @@ START_TEST(test_busy)
 }
 END_TEST
 
+START_TEST(test_full)
+{
+    emulator_fail("cudaFree", 1, cudaErrorMemoryAllocation);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, "no memory left to start");
+    assert_ok(ser_cuda_ops.open(0, &context, &name));
+}
+END_TEST
+
 START_TEST(test_unknown_error)
 {
     emulator_fail("cudaGetDeviceProperties", 1, cudaErrorUnknown);
@@ -152,6 +160,10 @@ START_TEST(test_out_of_memory_is_not_fatal)
     assert_ok(ser_cuda_ops.zero(queue, small, 1 << 10));
     assert_ok(ser_cuda_ops.sync(queue));
     ser_cuda_ops.free(context, small);
+    queue->planned = 3 << 20;
+    assert_fails(ser_queue_reserve(queue), SER_ERR_MEMORY, "3.0 MiB are needed");
+    queue->planned = queue->planned > 1000 ? queue->planned : 1000; /* as planning does */
+    assert_ok(ser_queue_reserve(queue));
     emulator_fail("cudaMallocHost", 1, cudaErrorMemoryAllocation);
     assert_fails(ser_cuda_ops.host_alloc(context, 100, &memory), SER_ERR_MEMORY, "page-locked");
     assert_ok(ser_cuda_ops.host_alloc(context, 100, &memory));
@@ -327,6 +339,7 @@ int main(void)
                             test_old_gpu,
                             test_index,
                             test_busy,
+                            test_full,
                             test_unknown_error,
                             test_no_memory_on_the_host,
                             test_out_of_memory_is_not_fatal,

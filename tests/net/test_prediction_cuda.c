@@ -314,6 +314,76 @@ START_TEST(test_a_batch_too_large)
 }
 END_TEST
 
+/* However much of a large batch still fits: it is refused or done, and a smaller one then works with
+ * no more memory than it had. */
+START_TEST(test_a_batch_that_nearly_fits)
+{
+    enum { STEPS = 12 };
+    const ser_stages *stages;
+    int refused = 0;
+    open_nets(NET_LOGMEL, SER_F32);
+    batch b = batch_of(1, (int64_t[]){2000}, 7);
+    batch large = batch_of(2, (int64_t[]){9000, 9000}, 7);
+    ser_workspace *w = workspace_of(&card);
+    const size_t without = emulator_memory_used();
+    answer all = predict(w, &large);
+    const size_t all_of_it = emulator_memory_used() - without;
+    ser_workspace_free(w);
+    w = workspace_of(&card);
+    answer first = predict(w, &b);
+    const size_t used = emulator_memory_used();
+    for (size_t i = 0; i <= STEPS; i++) {
+        emulator_memory_limit(used + i * all_of_it / STEPS);
+        const int status = try_predict(w, &large, &stages);
+        if (status == 0) {
+            break;
+        }
+        refused++;
+        ck_assert_int_eq(status, SER_ERR_MEMORY);
+        ck_assert_msg(strstr(ser_fail_text(), "are needed at once") != NULL, "%s", ser_fail_text());
+        for (int turn = 0; turn < 3; turn++) { /* plain, recorded, replayed */
+            answer again = predict(w, &b);
+            check_same(&again, &first);
+            free(again.data);
+        }
+        ck_assert_uint_le(emulator_memory_used(), used);
+    }
+    ck_assert_int_gt(refused, 2);
+    ck_assert_int_le(refused, STEPS);
+    emulator_memory_limit(0);
+    free(all.data);
+    free(first.data);
+    ser_workspace_free(w);
+    close_nets();
+    batch_free(&b);
+    batch_free(&large);
+}
+END_TEST
+
+/* Everything is freed while the device is dead, not after it has come back. */
+START_TEST(test_a_dead_device_can_be_left)
+{
+    const ser_stages *stages;
+    open_nets(NET_LOGMEL, SER_BF16);
+    batch b = batch_of(1, (int64_t[]){2000}, 7);
+    ser_workspace *w = workspace_of(&card);
+    for (int turn = 0; turn < 3; turn++) {
+        answer a = predict(w, &b);
+        free(a.data);
+    }
+    emulator_fail("cudaGraphLaunch", 1, cudaErrorLaunchFailure);
+    assert_fails(try_predict(w, &b, &stages), SER_ERR_DEVICE, "cannot be used any more");
+    batch other = batch_of(2, (int64_t[]){2000, 1000}, 7); /* plain again */
+    assert_fails(try_predict(w, &other, &stages), SER_ERR_DEVICE, "cannot be used any more");
+    ser_workspace_free(w);
+    random_net_close(&card);
+    random_net_close(&reference);
+    ck_assert_int_eq(ser_mem_live(), 0);
+    batch_free(&b);
+    batch_free(&other);
+}
+END_TEST
+
 START_TEST(test_a_device_that_dies)
 {
     const ser_stages *stages;
@@ -344,7 +414,9 @@ int main(void)
     tcase_add_test(tcase, test_queues_of_several_threads);
     tcase_add_test(tcase, test_without_recording);
     tcase_add_test(tcase, test_a_batch_too_large);
+    tcase_add_test(tcase, test_a_batch_that_nearly_fits);
     tcase_add_test(tcase, test_a_device_that_dies);
+    tcase_add_test(tcase, test_a_dead_device_can_be_left);
     suite_add_tcase(suite, tcase);
     return harness_run(suite);
 }

@@ -124,6 +124,13 @@ static int start(ser_context *context)
                         "MIG slice that is not ours); choose another, or use the CPU",
                         context->index);
     }
+    if (error == cudaErrorMemoryAllocation) { /* nothing of ours is there to be freed */
+        cudaGetLastError();
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda:%d: the GPU has no memory left to start on: end what else uses it, "
+                        "choose another, or use the CPU",
+                        context->index);
+    }
     return ser_cuda_status(context, error, "starting the device");
 }
 

@@ -32,9 +32,11 @@ template <typename... P, typename... A>
 int ser_launch(ser_queue *queue, const ser_shape &shape, void (*kernel)(P...), const A &...args)
 {
     if (shape.shared > SHARED_BY_DEFAULT) {
+        /* All that there is: the setting is the kernel's, not the launch's, and with this launch's
+         * own need another thread could lower it in between. */
         const cudaError_t error = cudaFuncSetAttribute(
             reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-            static_cast<int>(shape.shared));
+            static_cast<int>(queue->context->shared_limit));
         if (error != cudaSuccess) {
             return ser_cuda_status(queue->context, error, "shared memory for a kernel");
         }

@@ -29,6 +29,7 @@ _Static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(((product_choice *)0)->alg
                "an algorithm is what the cache keeps");
 
 struct ser_products {
+    int32_t device;
     cublasLtHandle_t handle;
     ser_algorithms *algorithms;
     pthread_mutex_t measuring; /* one at a time: they would slow each other down */
@@ -442,6 +443,7 @@ int ser_products_open(ser_context *context, ser_products **products)
     (void)snprintf(identity, sizeof identity, "%.120s-sm_%d%d-%dsm-cublasLt%zu", properties.name,
                    context->major, context->minor, context->multiprocessors, cublasLtGetVersion());
     (void)pthread_mutex_init(&p->measuring, NULL);
+    p->device = context->index;
     status = cublas_status(context, cublasLtCreate(&p->handle), "starting cuBLASLt");
     status = status == 0 ? ser_algorithms_open(identity, &p->algorithms) : status;
     if (status != 0) {
@@ -458,9 +460,11 @@ void ser_products_close(ser_products *products)
         return;
     }
     ser_algorithms_close(products->algorithms);
-    if (products->handle != NULL) {
+    /* A handle belongs to its device. In a forked process there is none, and nothing to destroy. */
+    if (products->handle != NULL && cudaSetDevice(products->device) == cudaSuccess) {
         (void)cublasLtDestroy(products->handle);
     }
+    cudaGetLastError();
     (void)pthread_mutex_destroy(&products->measuring);
     ser_mem_free(products);
 }
