@@ -110,9 +110,8 @@ static int32_t type_of(const ser_device *device, const ser_model_options *option
 static int make_net(ser_device *device, const ser_model_options *options,
                     const ser_package *package, ser_net **net)
 {
-    int status =
-        ser_net_create(device->ops, device->context, device->threads, &package->config.arch,
-                       type_of(device, options), net);
+    int status = ser_net_create(device->ops, device->context, device->threads,
+                                &package->config.arch, type_of(device, options), net);
     if (status != 0) {
         *net = NULL;
         return status;

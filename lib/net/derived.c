@@ -32,7 +32,7 @@ static ser_affine *affine_at(const ser_net *net, int32_t i)
 
 static int place_biases(ser_net *net)
 {
-    enum { ALIGNMENT = 32 }; /* elements: 64 bytes */
+    enum { ALIGNMENT = 128 }; /* elements: 256 bytes, as in workspace.c */
     int64_t total = 0;
     for (int pass = 0; pass < 2; pass++) {
         total = 0;
@@ -76,11 +76,10 @@ int ser_net_place_derived(ser_net *net)
 {
     const ser_arch *arch = &net->arch;
     int64_t width = arch->hidden_size / arch->position_groups;
-    ser_weight_spec position = {
-        .rows = width,
-        .cols = arch->position_kernel * width,
-        .groups = arch->position_groups,
-        .type = net->type};
+    ser_weight_spec position = {.rows = width,
+                                .cols = arch->position_kernel * width,
+                                .groups = arch->position_groups,
+                                .type = net->type};
     int status = net->ops->weight_create(net->context, &position, &net->position.w);
     if (status == 0 && net->type == SER_BF16) {
         status = place_biases(net);

@@ -12,7 +12,7 @@
 /* Gradients are absent unless the parameter is being trained (training.c). */
 typedef struct ser_affine {
     ser_weight *w;
-    ser_tensor bias; /* [1, outputs] or absent */
+    ser_tensor bias;      /* [1, outputs] or absent */
     ser_tensor bias_bf16; /* its copy in networks of that type, where a linear layer adds it */
     ser_tensor dw, dbias;
 } ser_affine;

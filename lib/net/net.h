@@ -45,7 +45,7 @@ typedef struct ser_outputs {
 } ser_outputs;
 
 typedef struct ser_stages {
-    ser_outputs outputs; /* of ser_net_forward, in host memory; NULL for a bare backbone */
+    ser_outputs outputs;       /* of ser_net_forward, in host memory; NULL for a bare backbone */
     ser_rows rows;             /* 50 Hz frames; valid is device memory */
     const int32_t *valid_host; /* [batch] */
     ser_tensor mel;            /* log-mel features before the convolutions, with mel_rows */

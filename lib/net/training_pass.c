@@ -51,7 +51,8 @@ static int fetch(ser_training *training, const ser_training_batch *batch, float 
     const ser_stages *stages = &training->workspace->stages;
     int status = 0;
     if (losses != NULL && batch->targets != NULL) {
-        status = ser_workspace_download(training->workspace, &stages->loss, 0, batch->count, losses);
+        status =
+            ser_workspace_download(training->workspace, &stages->loss, 0, batch->count, losses);
     }
     if (status == 0 && probabilities != NULL) {
         status = ser_workspace_download(training->workspace, &stages->probabilities, 0,

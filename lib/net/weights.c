@@ -7,7 +7,7 @@
 #include "base/fail.h"
 #include "base/mem.h"
 
-enum { ALIGNMENT = 64, QKV_PRESENT = 7 };
+enum { ALIGNMENT = 256, QKV_PRESENT = 7 }; /* bytes, as in workspace.c */
 
 /* --- Placing --- */
 

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 
 enum {
-    ALIGNMENT = 64,
+    ALIGNMENT = 256, /* what device memory has: the choice of an algorithm may depend on it */
     SLACK_ROWS = 16, /* behind every tensor, for loads of whole vectors */
 };
 
@@ -152,9 +152,9 @@ ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
 ser_tensor ser_pass_take_input(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
                                int64_t back)
 {
-    return take(pass, SER_F32, rows, cols,
-                (surroundings){
-                    .front = front, .back = back + SLACK_ROWS, .keep = true, .input = true});
+    return take(
+        pass, SER_F32, rows, cols,
+        (surroundings){.front = front, .back = back + SLACK_ROWS, .keep = true, .input = true});
 }
 
 static ser_tensor take_level(ser_pass *pass, int32_t level, int64_t cols, bool keep)

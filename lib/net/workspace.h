@@ -47,9 +47,9 @@ struct ser_workspace {
     ser_queue *queue;
     ser_arena arena;
     int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
-    void *staging;          /* the host's image of the inputs; NULL where device memory is the host's */
+    void *staging; /* the host's image of the inputs; NULL where device memory is the host's */
     size_t staging_size, input_size; /* of the image: reserved, used by the last pass */
-    float *results; /* host copies of a prediction's outputs, likewise */
+    float *results;                  /* host copies of a prediction's outputs, likewise */
     size_t results_size;
     ser_recording recordings[SER_RECORDINGS];
     uint64_t calls;

@@ -61,8 +61,8 @@ static inline void check_equal(checker *c, const char *name, int64_t value, int6
 static inline void check_type(checker *c, const char *name, const ser_tensor *t)
 {
     if (c->status == 0 && t->type == SER_BF16 && !c->queue->ops->bf16) {
-        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is bf16, which %s does not have", c->op, name,
-                             c->queue->ops->name);
+        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is bf16, which %s does not have", c->op,
+                             name, c->queue->ops->name);
     }
 }
 
@@ -71,8 +71,8 @@ static inline void check_like(checker *c, const char *name, const ser_tensor *t,
                               const ser_tensor *other)
 {
     if (c->status == 0 && present(c, t) && t->type != other->type) {
-        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is of type %d, the others of %d", c->op, name,
-                             t->type, other->type);
+        c->status = ser_fail(SER_ERR_INTERNAL, "%s: %s is of type %d, the others of %d", c->op,
+                             name, t->type, other->type);
     }
 }
 
@@ -156,8 +156,7 @@ static inline void check_weight(checker *c, const char *name, const ser_weight *
 static inline void check_weight_type(checker *c, const ser_weight *weight, const ser_tensor *x)
 {
     check_that(c,
-               c->status != 0 || x->type == SER_F32 ||
-                   ser_weight_get_spec(weight)->type == x->type,
+               c->status != 0 || x->type == SER_F32 || ser_weight_get_spec(weight)->type == x->type,
                "the weight was made for f32 activations only");
 }
 

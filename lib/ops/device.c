@@ -72,10 +72,9 @@ static int open_kind(ser_device *device, int32_t kind, int32_t index, int32_t th
         device->context = NULL;
         return status;
     }
-    device->name = kind == SER_DEVICE_CPU
-                       ? ser_mem_format("%s, %d thread%s", name, device->threads,
-                                        device->threads == 1 ? "" : "s")
-                       : ser_mem_strdup(name);
+    device->name = kind == SER_DEVICE_CPU ? ser_mem_format("%s, %d thread%s", name, device->threads,
+                                                           device->threads == 1 ? "" : "s")
+                                          : ser_mem_strdup(name);
     return device->name != NULL ? 0 : SER_ERR_MEMORY;
 }
 
@@ -133,8 +132,8 @@ int ser_device_create(int32_t kind, int32_t index, int32_t threads, ser_device *
         return SER_ERR_MEMORY;
     }
     atomic_init(&d->references, 1);
-    status = kind == SER_DEVICE_AUTO ? open_auto(d, index, threads)
-                                     : open_kind(d, kind, index, threads);
+    status =
+        kind == SER_DEVICE_AUTO ? open_auto(d, index, threads) : open_kind(d, kind, index, threads);
     if (status != 0) {
         ser_device_release(d);
         return status;

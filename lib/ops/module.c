@@ -46,9 +46,8 @@ static char *folder_beside(void)
         return NULL;
     }
     const char *slash = strrchr(info.dli_fname, '/');
-    return slash != NULL
-               ? ser_mem_format("%.*s/ser", (int)(slash - info.dli_fname), info.dli_fname)
-               : NULL;
+    return slash != NULL ? ser_mem_format("%.*s/ser", (int)(slash - info.dli_fname), info.dli_fname)
+                         : NULL;
 }
 
 /* The module's path in `folder`, if there is such a file. */

@@ -55,7 +55,7 @@ enum { SER_ACT_NONE, SER_ACT_GELU, SER_ACT_RELU, SER_ACT_TANH };
 
 typedef struct ser_context ser_context; /* an opened device; backend-private */
 typedef struct ser_weight
-    ser_weight; /* a matrix in the backend's favourite form; backend-private */
+    ser_weight;                     /* a matrix in the backend's favourite form; backend-private */
 typedef struct ser_graph ser_graph; /* recorded work of a queue; backend-private */
 typedef struct ser_ops ser_ops;
 
@@ -181,7 +181,8 @@ typedef struct ser_linear_args {
     ser_rows rows;
     const ser_weight *w; /* [N, K] */
     ser_tensor bias;     /* [1, N] or absent */
-    ser_tensor bias_bf16; /* the bias rounded to bf16; there if and only if y is bf16 and has a bias */
+    ser_tensor
+        bias_bf16; /* the bias rounded to bf16; there if and only if y is bf16 and has a bias */
     int32_t activation;
     ser_tensor y; /* [batch * padded, N] */
 

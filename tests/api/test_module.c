@@ -77,8 +77,8 @@ END_TEST
 
 START_TEST(test_of_another_release)
 {
-    check_refused(folder_with(getenv("SER_OTHER_RELEASE")),
-                  "has interface 1, this libser needs", SER_LOG_WARNING);
+    check_refused(folder_with(getenv("SER_OTHER_RELEASE")), "has interface 1, this libser needs",
+                  SER_LOG_WARNING);
 }
 END_TEST
 

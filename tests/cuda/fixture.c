@@ -179,10 +179,8 @@ static twin make(int64_t rows, int64_t cols, int32_t type, int64_t front, const 
     char *device = gpu_memory(total * size_of(type));
     to_gpu(device, host, total, type);
     twin t = {.cpu = ser_tensor_f32(host + before, rows, cols)};
-    t.gpu = (ser_tensor){.data = device + (size_t)before * size_of(type),
-                         .rows = rows,
-                         .cols = cols,
-                         .type = type};
+    t.gpu = (ser_tensor){
+        .data = device + (size_t)before * size_of(type), .rows = rows, .cols = cols, .type = type};
     return t;
 }
 
@@ -291,7 +289,7 @@ void twin_check(const char *name, const twin *y, const twin_rows *rows, double t
             continue;
         }
         const double error = fabs((double)got[i] - (double)expected[i]);
-        const bool agrees = isnan(expected[i])     ? isnan(got[i])
+        const bool agrees = isnan(expected[i])       ? isnan(got[i])
                             : !isfinite(expected[i]) ? got[i] == expected[i]
                                                      : error <= tolerance * fmax(scale, 1e-30);
         if (!agrees) {

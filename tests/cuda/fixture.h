@@ -21,7 +21,7 @@
  * to a few thousand terms. bf16: one rounding of the result is up to 2^-8 of it; intermediates that are
  * stored in bf16 (probabilities, products before a norm) add as much again.
  */
-#define F32_TOLERANCE 2e-5
+#define F32_TOLERANCE  2e-5
 #define BF16_TOLERANCE 8e-3
 
 static inline double tolerance_of(int32_t type)
@@ -57,7 +57,8 @@ void fixture_open(void);
 void fixture_close(void);
 
 /* Random values in [-scale, scale), `front` zero rows before them, NaN all around. */
-twin twin_input(int64_t rows, int64_t cols, int32_t type, uint64_t seed, float scale, int64_t front);
+twin twin_input(int64_t rows, int64_t cols, int32_t type, uint64_t seed, float scale,
+                int64_t front);
 /* Given values. */
 twin twin_values(int64_t rows, int64_t cols, int32_t type, const float *values);
 /* Poison: NaN on both sides. */

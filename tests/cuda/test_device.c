@@ -81,6 +81,13 @@ START_TEST(test_forked)
 }
 END_TEST
 
+START_TEST(test_driver_not_reloaded)
+{
+    emulator_fail("cudaGetDeviceCount", 1, cudaErrorSystemDriverMismatch);
+    assert_fails(ser_cuda_ops.open(0, &context, &name), SER_ERR_DEVICE, "restart the machine");
+}
+END_TEST
+
 START_TEST(test_old_gpu)
 {
     emulator_device(1, 13000, 7, 5, "Old GPU", 0);
@@ -218,6 +225,8 @@ START_TEST(test_poisoned)
     check_poison(cudaErrorLaunchFailure);
     check_poison(cudaErrorECCUncorrectable);
     check_poison(cudaErrorMisalignedAddress);
+    check_poison(cudaErrorNvlinkUncorrectable);
+    check_poison(cudaErrorMpsClientTerminated);
 }
 END_TEST
 
@@ -336,6 +345,7 @@ int main(void)
                             test_no_gpu,
                             test_hidden_gpu,
                             test_forked,
+                            test_driver_not_reloaded,
                             test_old_gpu,
                             test_index,
                             test_busy,

@@ -100,8 +100,7 @@ static const ser_stages *forward(int64_t batch, const float *const *samples, con
 {
     const ser_stages *stages = NULL;
     const ser_run run = {.batch = batch,
-                         .longest =
-                             counts[0] > counts[batch - 1] ? counts[0] : counts[batch - 1]};
+                         .longest = counts[0] > counts[batch - 1] ? counts[0] : counts[batch - 1]};
     assert_ok(ser_workspace_plan(workspace, &run));
     poison();
     assert_ok(ser_net_forward(fixture.net, workspace, batch, samples, counts, &stages));
@@ -200,8 +199,8 @@ START_TEST(reused_memory_gives_the_same_bits_as_kept_stages)
     ck_assert_mem_eq(got, wanted, sizeof wanted);
     ck_assert_ptr_null(stages->hidden);
     float nothing;
-    assert_fails(ser_workspace_download(workspace, &stages->features, 0, 1, &nothing), SER_ERR_INTERNAL,
-                 "not kept");
+    assert_fails(ser_workspace_download(workspace, &stages->features, 0, 1, &nothing),
+                 SER_ERR_INTERNAL, "not kept");
     close_net();
     free_clips(clips);
 }

@@ -96,7 +96,8 @@ static answer predict(ser_workspace *w, const batch *b)
         for (int64_t t = 0; t < s->valid_host[i]; t++) {
             sum += s->outputs.alpha[i * s->rows.padded + t];
         }
-        ck_assert_msg(fabsf(sum - 1.0F) < 1e-4F, "alpha of clip %d sums to %g", (int)i, (double)sum);
+        ck_assert_msg(fabsf(sum - 1.0F) < 1e-4F, "alpha of clip %d sums to %g", (int)i,
+                      (double)sum);
     }
     return a;
 }

@@ -335,6 +335,10 @@ START_TEST(reserve_grows_never_shrinks_and_survives_failure)
     ck_assert(!queue.planning);
     ck_assert_ptr_eq(freed, first);
     ck_assert_int_eq(syncs, 2);
+    ck_assert_uint_eq(queue.planned, 100); /* what did not fit is not asked for again */
+    assert_ok(ser_queue_reserve(&queue));
+    ck_assert_uint_eq(queue.scratch_size, 100);
+    queue.planned = 200;
     assert_ok(ser_queue_reserve(&queue));
     ck_assert_uint_eq(queue.scratch_size, 200);
     ser_mem_free(queue.scratch);

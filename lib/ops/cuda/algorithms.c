@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <ser/common.h>
@@ -54,7 +55,9 @@ struct ser_algorithms {
     pthread_mutex_t lock;
     node *buckets[BUCKETS];
     size_t count;
-    bool writes; /* the file can be, and could always be, written */
+    bool writes;  /* the file can be, and could always be, written */
+    bool changed; /* since it was */
+    time_t saved; /* when that was, seconds of the monotonic clock; 0: never */
     char identity[SER_ALGORITHMS_IDENTITY];
     char path[PATH_SIZE]; /* empty: no file */
 };
@@ -268,11 +271,24 @@ static void save(ser_algorithms *algorithms)
     }
     const int error = replace_file(algorithms->path, bytes, size);
     ser_mem_free(bytes);
+    algorithms->changed = false;
     if (error != 0) {
         char text[ERROR_SIZE];
         algorithms->writes = false;
         ser_log(SER_LOG_INFO, "%s: cannot be written (%s): no more products are measured",
                 algorithms->path, explain(error, text));
+    }
+}
+
+/* New shapes come by the dozen: the file is written when the first one comes, then once a second
+ * and at the end. */
+static void save_sometimes(ser_algorithms *algorithms)
+{
+    struct timespec now = {0};
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    if (algorithms->saved == 0 || now.tv_sec > algorithms->saved + 1) {
+        algorithms->saved = now.tv_sec;
+        save(algorithms);
     }
 }
 
@@ -364,6 +380,9 @@ void ser_algorithms_close(ser_algorithms *algorithms)
     if (algorithms == NULL) {
         return;
     }
+    if (algorithms->changed && algorithms->writes) {
+        save(algorithms);
+    }
     for (size_t i = 0; i < BUCKETS; i++) {
         for (node *n = algorithms->buckets[i]; n != NULL;) {
             node *next = n->next;
@@ -398,8 +417,9 @@ void ser_algorithms_put(ser_algorithms *algorithms, const product_key *key,
                         const product_choice *choice)
 {
     (void)pthread_mutex_lock(&algorithms->lock);
-    if (put(algorithms, key, choice) && algorithms->writes) {
-        save(algorithms);
+    algorithms->changed = put(algorithms, key, choice) || algorithms->changed;
+    if (algorithms->changed && algorithms->writes) {
+        save_sometimes(algorithms);
     }
     (void)pthread_mutex_unlock(&algorithms->lock);
 }

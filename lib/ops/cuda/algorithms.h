@@ -2,7 +2,8 @@
 /*
  * Which algorithm of the matrix product library was the fastest for a shape. The choices are kept
  * in memory and in a file, so that a shape is measured once per device and library, and sums are
- * made in the same order in every run. Knows nothing of CUDA: an algorithm is 64 bytes.
+ * made in the same order in every later run. (Where two first runs measure at once, the file keeps
+ * the choice of the one that wrote last.) Knows nothing of CUDA: an algorithm is 64 bytes.
  */
 #ifndef SER_OPS_CUDA_ALGORITHMS_H
 #define SER_OPS_CUDA_ALGORITHMS_H
@@ -43,8 +44,8 @@ bool ser_algorithms_lasting(ser_algorithms *algorithms);
 bool ser_algorithms_find(ser_algorithms *algorithms, const product_key *key,
                          product_choice *choice);
 
-/* Set the choice for a shape, and write the file if it is a new one and lasting. What cannot be
- * kept (memory, SER_ALGORITHMS_MAX, a full disk) is only forgotten. Any thread. */
+/* Set the choice for a shape; a new one reaches the file at once, within the next seconds, or in
+ * ser_algorithms_close. What cannot be kept (memory, SER_ALGORITHMS_MAX, a full disk) is only forgotten. Any thread. */
 void ser_algorithms_put(ser_algorithms *algorithms, const product_key *key,
                         const product_choice *choice);
 

@@ -41,12 +41,18 @@ static int fail_devices(cudaError_t error)
                         visible);
     }
     if (error == cudaErrorNoDevice) {
-        return ser_fail(SER_ERR_DEVICE, "cuda: the driver finds no GPU in this machine; use the CPU");
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda: the driver finds no GPU in this machine; use the CPU");
     }
     if (error == cudaErrorInitializationError) {
         return ser_fail(SER_ERR_DEVICE,
                         "cuda: the driver cannot be initialised; a process forked from one that "
                         "used the GPU cannot use it: fork first, or exec");
+    }
+    if (error == cudaErrorSystemDriverMismatch) {
+        return ser_fail(SER_ERR_DEVICE,
+                        "cuda: the loaded NVIDIA driver is not the installed one; restart the "
+                        "machine, or use the CPU");
     }
     return ser_fail(SER_ERR_DEVICE, "cuda: %s (%s)", cudaGetErrorString(error),
                     cudaGetErrorName(error));
@@ -106,8 +112,8 @@ static int describe(ser_context *context)
                         context->index, properties.name, properties.major, properties.minor,
                         (int)LEAST_MAJOR);
     }
-    snprintf(context->name, sizeof context->name, "cuda:%d (%s, sm_%d%d, %.0f GiB)",
-             context->index, properties.name, properties.major, properties.minor,
+    snprintf(context->name, sizeof context->name, "cuda:%d (%s, sm_%d%d, %.0f GiB)", context->index,
+             properties.name, properties.major, properties.minor,
              (double)properties.totalGlobalMem / (1024.0 * 1024.0 * 1024.0));
     return 0;
 }

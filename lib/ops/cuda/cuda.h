@@ -36,7 +36,7 @@ struct ser_context {
 typedef struct cuda_queue {
     ser_queue base;
     cudaStream_t stream;
-    bool capturing; /* work is recorded, nothing may be measured or allocated */
+    bool capturing;                 /* work is recorded, nothing may be measured or allocated */
     ser_convolutions *convolutions; /* or NULL: none was needed yet */
 } cuda_queue;
 
@@ -120,11 +120,12 @@ int ser_cuda_convert(ser_queue *queue, const ser_tensor *from, const ser_tensor 
 typedef struct cuda_conv_tail {
     const ser_tensor *z;
     ser_rows rows;
-    int32_t norm;                       /* SER_CONV_NORM_NONE or _LAYER */
-    const ser_tensor *bias;             /* absent: none */
-    const ser_tensor *gamma, *beta;     /* with the norm */
-    const ser_tensor *saved;            /* gets z + bias, zeros on invalid rows; may be z; absent: not wanted */
-    const ser_tensor *y;                /* may be z where nothing is saved */
+    int32_t norm;                   /* SER_CONV_NORM_NONE or _LAYER */
+    const ser_tensor *bias;         /* absent: none */
+    const ser_tensor *gamma, *beta; /* with the norm */
+    const ser_tensor
+        *saved;          /* gets z + bias, zeros on invalid rows; may be z; absent: not wanted */
+    const ser_tensor *y; /* may be z where nothing is saved */
 } cuda_conv_tail;
 int ser_cuda_conv_tail(ser_queue *queue, const cuda_conv_tail *tail);
 

@@ -4,7 +4,7 @@
 #define SER_OPS_CUDA_PHILOX_CUH
 
 /* No exceptions here: its SSE types are not needed, its bounds-checked access is not called. */
-#define R123_USE_SSE 0
+#define R123_USE_SSE  0
 #define R123_THROW(x) static_cast<void>(x)
 #include <Random123/philox.h>
 

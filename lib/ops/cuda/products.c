@@ -16,7 +16,7 @@
 #include "ops/cuda/algorithms.h"
 
 enum {
-    CANDIDATES = 12,
+    CANDIDATES = 8,
     REPEATS = 5,
     DELAYS = 4,
     LARGEST_ALIGNMENT = 8, /* 256 bytes, more is not asked about */

@@ -18,7 +18,7 @@ extern "C" {
 typedef struct cuda_product {
     int64_t m, n, k; /* d is [m, n], sums run over k */
     int64_t entries;
-    const void *a; /* [m, k], or [k, m] if a_across */
+    const void *a;        /* [m, k], or [k, m] if a_across */
     int64_t lda, a_pitch; /* pitch: elements from one entry to the next */
     bool a_across;
     const void *b; /* [n, k], or [k, n] if b_across */
@@ -26,8 +26,8 @@ typedef struct cuda_product {
     bool b_across;
     void *d;
     int64_t ldd, d_pitch;
-    int32_t type;   /* SER_F32 (true f32 products, no TF32) or SER_BF16, of a and b */
-    int32_t d_type; /* of d and bias; f32 with bf16 factors is allowed */
+    int32_t type;     /* SER_F32 (true f32 products, no TF32) or SER_BF16, of a and b */
+    int32_t d_type;   /* of d and bias; f32 with bf16 factors is allowed */
     bool accumulate;  /* add to d */
     const void *bias; /* [n] or NULL */
     bool relu;

@@ -5,13 +5,14 @@
 
 /*
  * Errors after which every call on the context fails until the process ends (CUDA Runtime API,
- * cudaError: "the process must be terminated and relaunched"). ECC is treated alike: what has been
- * computed cannot be trusted.
+ * cudaError: "the process must be terminated and relaunched"). ECC and NVLink errors are treated alike:
+ * what has been computed cannot be trusted.
  */
 static bool poisons(cudaError_t error)
 {
     switch (error) {
     case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchTimeout:
     case cudaErrorAssert:
@@ -20,6 +21,8 @@ static bool poisons(cudaError_t error)
     case cudaErrorMisalignedAddress:
     case cudaErrorInvalidAddressSpace:
     case cudaErrorInvalidPc:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorMpsClientTerminated:
     case cudaErrorLaunchFailure: return true;
     default: return false;
     }
