@@ -57,7 +57,7 @@ static void list_one(int32_t kind, int32_t index, bool json)
     char name[32];
     device_describe(device, &options, name, sizeof name);
     if (json) {
-        printf("{\"device\":\"%s\",\"name\":", name);
+        printf("{\"device\":\"%s\",\"available\":true,\"name\":", name);
         text_json(stdout, ser_device_name(device));
         printf("}\n");
     } else {
@@ -68,6 +68,17 @@ static void list_one(int32_t kind, int32_t index, bool json)
     ser_device_free(&device);
 }
 
+/* Why there is no GPU to use: for programs that ask, and for people who want to know more. */
+static void tell_absent(const char *reason, bool json)
+{
+    message_note("%s", reason);
+    if (json) {
+        printf("{\"device\":\"cuda\",\"available\":false,\"reason\":");
+        text_json(stdout, reason);
+        printf("}\n");
+    }
+}
+
 int device_list(bool json)
 {
     static const int32_t kinds[] = {SER_DEVICE_CPU, SER_DEVICE_CUDA};
@@ -75,6 +86,9 @@ int device_list(bool json)
         int count = ser_device_count(kinds[k]);
         for (int i = 0; i < count; i++) {
             list_one(kinds[k], i, json);
+        }
+        if (count == 0) {
+            tell_absent(ser_error_message(), json);
         }
     }
     return cli_finish_output();

@@ -39,7 +39,7 @@ SER_API void ser_device_options_init(ser_device_options *options, size_t size);
 
 /**
  * How many devices of a kind are usable now: 1 for the CPU, 0 for CUDA without module, driver or
- * GPU. Negative SER_ERR_ARGUMENT for an unknown kind. Any thread. Since 0.1.
+ * GPU (ser_error_message() then says which). Negative SER_ERR_ARGUMENT for an unknown kind. Any thread. Since 0.1.
  */
 SER_API int ser_device_count(int32_t kind);
 

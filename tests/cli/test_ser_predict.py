@@ -218,8 +218,11 @@ class Device(Case):
         lines = self.run_ok("--list-devices").out.splitlines()
         self.assertRegex(lines[0], r"^cpu +\S")
         objects = self.run_ok("--list-devices", "--json").objects()
-        self.assertEqual(objects[0]["device"], "cpu")
-        self.assertEqual(len(objects), len(lines))
+        self.assertEqual((objects[0]["device"], objects[0]["available"]), ("cpu", True))
+        self.assertEqual(len([o for o in objects if o["available"]]), len(lines))
+        self.assertEqual(objects[1]["device"], "cuda")
+        self.assertIn("libser-cuda.so is not in", objects[1]["reason"])
+        self.assertIn("libser-cuda.so is not in", Run("--list-devices", "-v").err)
 
     def test_cpu(self):
         self.assertEqual(self.run_ok("--json", "--device", "cpu", A).objects()[0]["device"], "cpu")

@@ -299,6 +299,27 @@ void twin_check(const char *name, const twin *y, const twin_rows *rows, double t
     }
 }
 
+void twin_check_dropped(const twin *y, const twin_rows *rows, float p)
+{
+    const float *got = gpu_values(&y->gpu);
+    const float *expected = y->cpu.data;
+    int64_t count = 0;
+    int64_t dropped = 0;
+    for (int64_t e = 0; e < y->cpu.rows * y->cpu.cols; e++) {
+        if (is_valid_row(rows, e / y->cpu.cols)) {
+            const bool same = y->gpu.type == SER_BF16 || got[e] == expected[e];
+            if (!same || (got[e] == 0.0F) != (expected[e] == 0.0F)) {
+                ck_abort_msg("element %d is %g, not %g", (int)e, (double)got[e],
+                             (double)expected[e]);
+            }
+            dropped += got[e] == 0.0F;
+            count++;
+        }
+    }
+    const double sigma = sqrt((double)p * (1.0 - (double)p) * (double)count);
+    ck_assert_double_eq_tol((double)dropped, (double)p * (double)count, 5.0 * sigma + 1.0);
+}
+
 static void check_untouched(const char *name, const char *where, const float *values, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {

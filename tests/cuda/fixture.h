@@ -91,6 +91,10 @@ void *gpu_bytes(const ser_tensor *x);
 void twin_check(const char *name, const twin *y, const twin_rows *rows, double tolerance,
                 bool zeros);
 
+/* Fails the test unless both sides have dropped (made zero) the same elements of the valid rows, about
+ * a share p of them, and, in f32, have the same bits. No value was zero before. */
+void twin_check_dropped(const twin *y, const twin_rows *rows, float p);
+
 /* Fails the test if the GPU wrote into the NaN around the tensor. */
 void twin_check_slack(const char *name, const twin *y);
 

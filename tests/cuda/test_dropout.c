@@ -70,23 +70,7 @@ static void check_mask(int64_t channels, int32_t type, float p)
     x = twin_values(TOTAL, channels, type, ones);
     free(ones);
     run_both(SER_ACT_NONE, p, &x, &rows, &y);
-    const float *got = gpu_values(&y.gpu);
-    const float *expected = y.cpu.data;
-    int64_t count = 0;
-    int64_t dropped = 0;
-    int64_t wrong = 0;
-    for (int64_t e = 0; e < TOTAL * channels; e++) {
-        const int64_t r = e / channels;
-        if (r % PADDED < valid[r / PADDED]) {
-            const bool same = type == SER_BF16 || got[e] == expected[e];
-            wrong += !same || (got[e] == 0.0F) != (expected[e] == 0.0F);
-            dropped += got[e] == 0.0F;
-            count++;
-        }
-    }
-    ck_assert_msg(wrong == 0, "%d elements of rows of %d differ", (int)wrong, (int)channels);
-    const double sigma = sqrt((double)p * (1.0 - (double)p) * (double)count);
-    ck_assert_double_eq_tol((double)dropped, (double)p * (double)count, 5.0 * sigma + 1.0);
+    twin_check_dropped(&y, &rows, p);
     twins_free();
 }
 

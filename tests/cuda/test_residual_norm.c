@@ -219,23 +219,7 @@ static void check_dropped(int64_t channels, int32_t type, float p)
     const ser_residual_norm_args on_gpu = gpu_args(&f, &t);
     RUN_CPU(ser_residual_norm_fwd, &on_cpu);
     RUN_GPU(ser_residual_norm_fwd, &on_gpu);
-    const float *expected = t.sum.cpu.data;
-    const float *got = gpu_values(&t.sum.gpu);
-    int64_t count = 0;
-    int64_t dropped = 0;
-    int64_t wrong = 0;
-    for (int64_t e = 0; e < TOTAL * channels; e++) {
-        const int64_t r = e / channels;
-        if (r % PADDED < valid[r / PADDED]) {
-            const bool same = type == SER_BF16 || got[e] == expected[e];
-            wrong += !same || (got[e] == 0.0F) != (expected[e] == 0.0F);
-            dropped += got[e] == 0.0F;
-            count++;
-        }
-    }
-    ck_assert_msg(wrong == 0, "%d elements of rows of %d differ", (int)wrong, (int)channels);
-    const double sigma = sqrt((double)p * (1.0 - (double)p) * (double)count);
-    ck_assert_double_eq_tol((double)dropped, (double)p * (double)count, 5.0 * sigma);
+    twin_check_dropped(&t.sum, &t.rows, p);
     twins_free();
 }
 

@@ -54,18 +54,6 @@ __device__ __forceinline__ query_tile tile_of(const attention_problem<T> &p, int
                 padded * padded};
 }
 
-/* 2^x in one instruction; results below 2^-126 are 0. */
-__device__ __forceinline__ float power_of_2(float x)
-{
-#ifdef SER_EMULATION
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
 /* Over the LANES neighbouring lanes that share a query row. */
 template <int LANES> __device__ __forceinline__ float row_max(float x)
 {

@@ -136,6 +136,18 @@ template <int N, typename T> __device__ __forceinline__ void store(T *to, const 
     }
 }
 
+/* 2^x in one instruction, within 2^-22; results below 2^-126 are 0. */
+__device__ __forceinline__ float power_of_2(float x)
+{
+#ifdef SER_EMULATION
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
 /* Exact GELU (Hendrycks & Gimpel 2016): x Phi(x) = x / 2 (1 + erf(x / sqrt 2)). */
 __device__ __forceinline__ float gelu(float x)
 {

@@ -5,18 +5,6 @@
 
 #include "ops/cuda/launch.cuh"
 
-/* 2^x, within 2^-22; denormal results are 0. */
-__device__ __forceinline__ float fast_exp2(float x)
-{
-#ifdef SER_EMULATION
-    return exp2f(x);
-#else
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#endif
-}
-
 /* The result's rounding hides what is left out: see the specialisation. */
 template <typename T> __device__ __forceinline__ float gelu_for(float x)
 {
@@ -38,7 +26,7 @@ template <> __device__ __forceinline__ float gelu_for<bf16>(float x)
     p = fmaf(p, a, -0.464885086f);
     p = fmaf(p, a, -1.14882362f);
     p = fmaf(p, a, -1.00014865f);
-    return fmaf(-a, fast_exp2(p), fmaxf(x, 0.0f));
+    return fmaf(-a, power_of_2(p), fmaxf(x, 0.0f));
 }
 
 #endif
