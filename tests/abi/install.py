@@ -45,11 +45,26 @@ def static_flags(root, environment):
             if flag not in deep or flag == "-lm"]
 
 
+def check_module(root, library, environment):
+    """The CUDA module, where it was built, is found beside the library, wherever that is."""
+    tool = glob.glob(f"{root}/**/bin/ser-predict", recursive=True)
+    modules = glob.glob(f"{root}/**/libser-cuda.so", recursive=True)
+    if not tool:
+        return
+    listed = subprocess.run([tool[0], "--list-devices", "--json"], capture_output=True, text=True,
+                            env=environment, check=False).stdout
+    if modules != ([f"{library}/ser/libser-cuda.so"] if modules else []):
+        sys.exit(f"libser-cuda.so: installed in {modules}")
+    if bool(modules) == ("libser-cuda.so is not in" in listed):
+        sys.exit(f"libser-cuda.so is {'' if modules else 'not '}installed: {listed}")
+
+
 def main():
     build, program, include, sanitizers, *compiler = sys.argv[1:]
     with tempfile.TemporaryDirectory() as root:
         environment = dict(os.environ)
         environment.pop("SER_MODEL", None)
+        environment.pop("SER_MODULE_PATH", None)
         environment.pop("DESTDIR", None)
         run([*shlex.split(os.environ.get("MESON", "meson")), "install", "-C", build, "--no-rebuild",
              "--quiet", "--destdir", root], env=environment)
@@ -62,6 +77,7 @@ def main():
         environment.update(PKG_CONFIG_PATH=os.path.dirname(find_one(root, "ser.pc")),
                            PKG_CONFIG_SYSROOT_DIR=root, LD_LIBRARY_PATH=library,
                            ASAN_OPTIONS="detect_leaks=0")
+        check_module(root, library, environment)
         extra = [] if sanitizers in ("", "none") else [f"-fsanitize={sanitizers}"]
         binary = f"{headers[:-len('/include/ser')]}/bin/program"  # finds the model beside it
         os.makedirs(os.path.dirname(binary), exist_ok=True)
