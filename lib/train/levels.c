@@ -74,8 +74,8 @@ static int make_probe(ser_levels *l, const ser_device *device, const ser_arch *a
     if (values == NULL) {
         return SER_ERR_MEMORY;
     }
-    int status = ser_net_create(device->ops, device->context, device->threads, &probe, SER_F32,
-                                &l->net);
+    int status =
+        ser_net_create(device->ops, device->context, device->threads, &probe, SER_F32, &l->net);
     if (status == 0) {
         status = set_weights(l->net, values, l->bins);
     }
