@@ -86,8 +86,8 @@ static int load(const char *path, const ser_ops **ops)
     void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (module == NULL) {
         return ser_fail(SER_ERR_DEVICE,
-                        "cuda: %s cannot be loaded: %s; cuBLASLt 13 and cuDNN 9 are needed, "
-                        "LD_LIBRARY_PATH may name their folder",
+                        "cuda: %s cannot be loaded: %s; it needs cuBLASLt 13, whose folder "
+                        "LD_LIBRARY_PATH may name",
                         path, dlerror());
     }
     const uint32_t *version = dlsym(module, "ser_module_version");
