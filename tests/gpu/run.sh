@@ -13,7 +13,7 @@ shift
 out=${OUT:-$build/gpu}
 mkdir -p "$out"
 export SER_MODULE_PATH="$PWD/$build/lib/ops/cuda" SER_TEST_CUDA=1 SER_TEST_DATA="$PWD/tests"
-export SER_MODEL="$PWD/models/ser-mini.safetensors" CK_FORK=no
+export SER_MODEL="$PWD/models/ser-mini.safetensors" CK_FORK=no SER_CACHE_DIR="$out/cache"
 table=$out/table.txt
 : >"$table"
 failed=0
