@@ -162,6 +162,17 @@ START_TEST(test_kernels_without_overlap)
 END_TEST
 
 /* From one pack per lane to rows that no warp has room for, even and odd. */
+/* Should the product library not take entries whose rows interleave, they go one by one. */
+START_TEST(test_entries_apart)
+{
+    setenv("SER_EMULATION_REFUSE_INTERLEAVED", "1", 1);
+    check_geometry((geometry){3, 2, 0, 8, 16, 7, 3});
+    check_geometry((geometry){3, 1, 1, 8, 1, 7, 2});
+    check_geometry((geometry){2, 2, 0, 8, 8, 7, 2});
+    unsetenv("SER_EMULATION_REFUSE_INTERLEAVED");
+}
+END_TEST
+
 START_TEST(test_many_channels)
 {
     const int64_t channels[] = {256, 264, 515, 776, 1024, 1025, 2056};
@@ -267,5 +278,6 @@ START_TEST(test_zero_padding)
 END_TEST
 
 CUDA_SUITE("conv", test_wav2vec2_kernels, test_padded_kernels, test_nothing_is_written_behind,
-           test_kernels_without_overlap, test_many_channels, test_clip_without_frames,
-           test_same_bits_twice, test_norm_of_nearly_equal_values, test_zero_padding)
+           test_kernels_without_overlap, test_entries_apart, test_many_channels,
+           test_clip_without_frames, test_same_bits_twice, test_norm_of_nearly_equal_values,
+           test_zero_padding)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* products.h by plain loops, in a kernel like any other, so that it is recorded and replayed. It is
  * as strict as the library: memory of its own, no matrix that overlaps itself. */
+#include <stdlib.h>
+
 #include "base/fail.h"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/products.h"
@@ -64,6 +66,9 @@ int check(const cuda_queue *queue, const cuda_product *p)
     }
     if (p->entries < 1 || !are_apart(p)) {
         return ser_fail(SER_ERR_INTERNAL, "product: no entries, or some share elements");
+    }
+    if (p->entries > 1 && p->d_pitch < p->ldd && getenv("SER_EMULATION_REFUSE_INTERLEAVED")) {
+        return ser_fail(SER_ERR_UNSUPPORTED, "product: entries whose rows interleave");
     }
     if (p->d_type == SER_BF16 && p->type == SER_F32) {
         return ser_fail(SER_ERR_INTERNAL, "product: f32 factors with a bf16 result");

@@ -4,6 +4,7 @@
  * frame are consecutive, so the convolution is a matrix product whose row t starts stride * C_in
  * values after row t - 1: no im2col.
  */
+#include "base/log.h"
 #include "ops/cuda/convolutions.h"
 #include "ops/cuda/cuda.h"
 #include "ops/cuda/products.h"
@@ -19,6 +20,38 @@ size_t ser_cuda_conv_scratch(const ser_queue *queue, const ser_conv_args *args)
 static void *element(const ser_tensor &x, int64_t index)
 {
     return static_cast<char *>(x.data) + index * static_cast<int64_t>(cuda_element_size(x.type));
+}
+
+/* One entry after the other: no two matrices of a call interleave. */
+static int run_apart(cuda_queue *queue, cuda_product product)
+{
+    const size_t a_step = static_cast<size_t>(product.a_pitch) * cuda_element_size(product.type);
+    const size_t d_step = static_cast<size_t>(product.d_pitch) * cuda_element_size(product.d_type);
+    const int64_t entries = product.entries;
+    int status = 0;
+    product.entries = 1;
+    for (int64_t i = 0; i < entries && status == 0; i++) {
+        status = ser_product_run(queue, &product);
+        product.a = static_cast<const char *>(product.a) + a_step;
+        product.d = static_cast<char *>(product.d) + d_step;
+    }
+    return status;
+}
+
+/* All entries at once, unless the library refuses entries whose rows interleave: nothing in its
+ * documentation says that it does. */
+static int run_entries(cuda_queue *queue, const cuda_product &product)
+{
+    if (!queue->entries_apart) {
+        const int status = ser_product_run(queue, &product);
+        if (status != SER_ERR_UNSUPPORTED && status != SER_ERR_INTERNAL) {
+            return status;
+        }
+        ser_log(SER_LOG_DEBUG, "%s: cuBLASLt refuses interleaved rows: one product per phase",
+                queue->base.context->name);
+        queue->entries_apart = true;
+    }
+    return run_apart(queue, product);
 }
 
 /*
@@ -49,7 +82,7 @@ static int convolve(cuda_queue *queue, const ser_conv_args *args, const ser_tens
     product.d_pitch = z.cols;
     product.type = args->x.type;
     product.d_type = z.type;
-    const int status = product.m > 0 ? ser_product_run(queue, &product) : 0;
+    const int status = product.m > 0 ? run_entries(queue, product) : 0;
     if (status != 0 || rest == 0) {
         return status;
     }
@@ -58,7 +91,7 @@ static int convolve(cuda_queue *queue, const ser_conv_args *args, const ser_tens
     product.entries = rest;
     product.a = element(args->x, first * step - before);
     product.d = element(z, first * z.cols);
-    return ser_product_run(queue, &product);
+    return run_entries(queue, product);
 }
 
 int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
