@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/fail.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "ops/cuda/algorithms.h"
 
@@ -483,6 +484,12 @@ int ser_product_run(cuda_queue *queue, const cuda_product *product)
     const product_key key = key_of(product);
     int status = cublas_status(context, describe(&p), "describing a product");
     status = status == 0 ? find_or_choose(&p, &key, &choice) : status;
+    if (status == SER_ERR_UNSUPPORTED &&
+        (product->entries == 1 || product->d_pitch >= product->ldd)) {
+        ser_log(SER_LOG_DEBUG, "%s: a product of [%lld, %lld, %lld] by plain loops", context->name,
+                (long long)product->m, (long long)product->n, (long long)product->k);
+        return ser_product_plain(queue, product);
+    }
     if (status != 0) {
         return status;
     }

@@ -42,8 +42,12 @@ void ser_products_close(ser_products *products);
 size_t ser_products_scratch(const ser_queue *queue);
 
 /* Queue one product. On its first use a shape is measured with several algorithms, unless the queue
- * is capturing. */
+ * is capturing. A shape that the library has none for is done by ser_product_plain, unless its
+ * entries' rows interleave: then UNSUPPORTED, for the caller to take them one by one. */
 int ser_product_run(cuda_queue *queue, const cuda_product *product);
+
+/* The same by plain loops (product_plain.cu). */
+int ser_product_plain(cuda_queue *queue, const cuda_product *product);
 
 #ifdef __cplusplus
 }
