@@ -50,7 +50,7 @@ static const double tolerance = 2e-5;
 
 /* bf16 only: sums of squares over the elements of a stage. */
 typedef struct stage_error {
-    char name[40]; /* stage.N.KIND */
+    char name[64]; /* stage.N.KIND */
     char kind[24];
     double ours, pytorch; /* differences from the golden */
     double size;          /* the golden */
