@@ -380,6 +380,7 @@ START_TEST(test_a_dead_device_can_be_left)
     random_net_close(&card);
     random_net_close(&reference);
     ck_assert_int_eq(ser_mem_live(), 0);
+    ck_assert_uint_eq(emulator_live(), 0);
     batch_free(&b);
     batch_free(&other);
 }

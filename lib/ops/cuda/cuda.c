@@ -178,10 +178,17 @@ static int cuda_open(int32_t index, ser_context **context, const char **name)
 
 /* --- Memory --- */
 
+/* Whether things of the device can be released: it works, or it failed and its runtime answers every
+ * call with that error, but forgets what it is given. Not in a process forked from its own. */
+static bool can_release(const ser_context *context)
+{
+    return cudaSetDevice(context->index) == cudaSuccess ||
+           __atomic_load_n(&context->failed, __ATOMIC_RELAXED) != 0;
+}
+
 static void cuda_free(ser_context *context, void *memory)
 {
-    /* Also on a failed device: the driver forgets the memory, errors are known already. */
-    if (memory != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+    if (memory != NULL && can_release(context)) {
         cudaFree(memory);
     }
     cudaGetLastError();
@@ -205,7 +212,7 @@ static int cuda_host_alloc(ser_context *context, size_t size, void **memory)
 
 static void cuda_host_free(ser_context *context, void *memory)
 {
-    if (memory != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+    if (memory != NULL && can_release(context)) {
         cudaFreeHost(memory);
     }
     cudaGetLastError();
@@ -244,7 +251,9 @@ static void cuda_queue_free(ser_queue *queue)
     cuda_queue *q = cuda_queue_of(queue);
     if (cudaSetDevice(queue->context->index) == cudaSuccess) {
         cudaStreamSynchronize(q->stream);
-        ser_convolutions_free(q->convolutions);
+        ser_convolutions_free(q->convolutions); /* cuDNN is not called on a failed device */
+    }
+    if (can_release(queue->context)) {
         cudaStreamDestroy(q->stream);
     }
     cudaGetLastError();
@@ -319,7 +328,7 @@ static void cuda_graph_free(ser_context *context, ser_graph *graph)
     if (graph == NULL) {
         return;
     }
-    if (graph->executable != NULL && cudaSetDevice(context->index) == cudaSuccess) {
+    if (graph->executable != NULL && can_release(context)) {
         cudaGraphExecDestroy(graph->executable);
     }
     cudaGetLastError();
