@@ -31,12 +31,7 @@ int ser_net_get(const ser_net *net, size_t index, float *values);
 /* After the last set: derive what follows from them (folded weight norm, mel matrices). */
 int ser_net_finish(ser_net *net);
 
-/*
- * Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until
- * the next forward. Device memory but for `outputs`, [batch * padded, C] with `rows`. alpha, pooled, logits and
- * probabilities are always there (not for a bare backbone); the rest only in a workspace made with
- * `keep_stages`, else it is absent. hidden[0] is the input of block 0.
- */
+/* What ser_net_forward gives, in host memory; NULL for a bare backbone. */
 typedef struct ser_outputs {
     const float *alpha;         /* [batch, padded] pooling weights */
     const float *pooled;        /* [batch, hidden] */
@@ -44,8 +39,14 @@ typedef struct ser_outputs {
     const float *probabilities; /* [batch, labels] */
 } ser_outputs;
 
+/*
+ * Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until
+ * the next forward. Device memory but for `outputs`, [batch * padded, C] with `rows`. alpha, pooled,
+ * logits and probabilities are always there (not for a bare backbone); the rest only in a workspace
+ * made with `keep_stages`, else it is absent. hidden[0] is the input of block 0.
+ */
 typedef struct ser_stages {
-    ser_outputs outputs;       /* of ser_net_forward, in host memory; NULL for a bare backbone */
+    ser_outputs outputs;
     ser_rows rows;             /* 50 Hz frames; valid is device memory */
     const int32_t *valid_host; /* [batch] */
     ser_tensor mel;            /* log-mel features before the convolutions, with mel_rows */

@@ -458,7 +458,7 @@ static size_t cuda_scratch(const ser_queue *queue, enum ser_op op, const void *a
     }
 }
 
-/* Backward is to come: what is NULL here is refused in training_create. */
+/* Backward is to come; without adamw ser_training_create refuses the device. */
 const ser_ops ser_cuda_ops = {
     .version = SER_OPS_VERSION,
     .bf16 = true,
