@@ -41,9 +41,10 @@ typedef struct ser_outputs {
 
 /*
  * Where the forward pass of one batch leaves its stages; tests and oracles read them. Valid until
- * the next forward. Device memory but for `outputs`, [batch * padded, C] with `rows`. alpha,
- * pooled, logits and probabilities are always there (not for a bare backbone); the
- * rest only in a workspace made with `keep_stages`, else it is absent. hidden[0] is the input of block 0.
+ * the next forward. Device memory but for `outputs`, [batch * padded, C] with `rows`.
+ * alpha, pooled, logits and probabilities are always there (not for a bare backbone); the rest
+ * only in a workspace made with `keep_stages`, else it is absent.
+ * hidden[0] is the input of block 0.
  */
 typedef struct ser_stages {
     ser_outputs outputs;
