@@ -91,8 +91,9 @@ typedef struct ser_trainer_options {
                               them; -1: the whole backbone; default 0 */
     const char *freeze;    /**< comma-separated patterns of parameter names that stay as they are
                               (* and ?), or NULL */
-    uint64_t cache_bytes;  /**< host memory for outputs of frozen convolutions; default 2 GiB; 0:
-                              none. Used where no augmentation changes the waveform */
+    uint64_t cache_bytes;  /**< memory of the device for outputs of frozen convolutions, or on a GPU
+                              for samples where they are trained; default 2 GiB; 0: none. Used where
+                              no augmentation changes the waveform */
     int32_t max_skipped;   /**< skipped steps in a row that end the run with NUMERIC; default 10 */
     ser_augment_options augment;
 } ser_trainer_options;
@@ -165,6 +166,23 @@ SER_API int ser_trainer_settle(ser_trainer *trainer);
 SER_API int ser_train_step(ser_trainer *trainer, const ser_batch *batch, ser_step_result *result);
 
 /**
+ * The first half of ser_train_step: returns once the step is under way, so that the caller can make
+ * the next batch ready while a GPU computes (on a CPU the step is done). The batch may be freed then.
+ * One step computes at a time; the next submission waits for it when everything else is ready, and
+ * so does every function that uses what it changes. A step's failure after its submission is
+ * returned by whichever call waited for it; that step has no result. Results wait for
+ * ser_train_collect, at most 64 of them (ARGUMENT). Errors as for ser_train_step. Since 0.1.
+ */
+SER_API int ser_train_submit(ser_trainer *trainer, const ser_batch *batch);
+
+/**
+ * The result of the oldest step that was submitted and not collected; waits for it if it is under
+ * way. `*found` becomes 0, and `result` is left alone, if there is none. Errors: ARGUMENT, NUMERIC,
+ * DEVICE. Since 0.1.
+ */
+SER_API int ser_train_collect(ser_trainer *trainer, ser_step_result *result, int32_t *found);
+
+/**
  * Loss and class probabilities of a batch with the weights as they are (see ser_trainer_use_average).
  * `losses` [clips] (0 without label) and `probabilities` [clips, label_count] may be NULL. Nothing
  * is changed. Errors as for ser_train_step; NUMERIC if the network gave NaN or infinity. Since 0.1.
@@ -185,7 +203,7 @@ SER_API int ser_trainer_set_rate(ser_trainer *trainer, double factor);
  * 0.1. */
 SER_API void ser_trainer_cancel(ser_trainer *trainer);
 
-/** Updates done so far. Since 0.1. */
+/** Updates done so far, without a step that is under way. Since 0.1. */
 SER_API int64_t ser_trainer_steps(const ser_trainer *trainer);
 
 /** Number of trained weights; the model's others are frozen. Since 0.1. */

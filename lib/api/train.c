@@ -324,6 +324,32 @@ int ser_train_step(ser_trainer *trainer, const ser_batch *batch, ser_step_result
     return status;
 }
 
+int ser_train_submit(ser_trainer *trainer, const ser_batch *batch)
+{
+    int status = check_pair("ser_train_submit", trainer, batch);
+    return status == 0 ? ser_trainer_submit_batch(trainer, batch) : status;
+}
+
+int ser_train_collect(ser_trainer *trainer, ser_step_result *result, int32_t *found)
+{
+    ser_step_result own;
+    bool any = false;
+    if (trainer == NULL || result == NULL || found == NULL) {
+        return is_null("ser_train_collect", trainer == NULL  ? "trainer"
+                                            : result == NULL ? "result"
+                                                             : "found");
+    }
+    int status = ser_result_check(result, "ser_step_result");
+    status = status == 0 ? ser_trainer_collect_result(trainer, &own, &any) : status;
+    if (status == 0 && any) {
+        status = ser_result_give(result, &own, sizeof own, "ser_step_result");
+    }
+    if (status == 0) {
+        *found = any;
+    }
+    return status;
+}
+
 int ser_trainer_evaluate(ser_trainer *trainer, const ser_batch *batch, float *losses,
                          float *probabilities)
 {

@@ -2,19 +2,21 @@
 /* Stage 2: samples -> features, by waveform convolutions or by log-mel frames and convolutions. */
 #include "net/workspace.h"
 
-/* What the frozen convolutions gave earlier, in the network's type. */
+/* The batch's clips, or what the frozen convolutions made of them earlier, from where they stay. */
+static void gather(ser_pass *pass, ser_rows rows, ser_tensor y)
+{
+    const ser_gather_args args = {.sources = pass->input.sources, .rows = rows, .y = y};
+    if (pass->status == 0) {
+        pass->status = ser_gather(pass->queue, &args);
+    }
+}
+
 static ser_tensor cached(ser_pass *pass)
 {
-    ser_tensor x = pass->input.features;
-    if (pass->net->type == SER_F32) {
-        return x;
-    }
     const int32_t level = pass->arch->conv_count;
-    ser_tensor y = ser_pass_save_level(pass, level, level, x.cols);
-    if (pass->status == 0 && !pass->queue->planning) {
-        pass->status = pass->queue->ops->convert(pass->queue, &x, &y);
-    }
-    return y;
+    ser_tensor x = ser_pass_save_level(pass, level, level, pass->arch->conv_dim[level - 1]);
+    gather(pass, ser_pass_level_rows(pass, level), x);
+    return x;
 }
 
 /* --- Log-mels --- */
@@ -186,10 +188,14 @@ ser_tensor ser_features_forward(ser_pass *pass)
 {
     ser_stages *stages = &pass->workspace->stages;
     bool on_samples = pass->arch->features == SER_FEATURES_CONV;
-    if (pass->run->input != NULL && pass->run->input->features != NULL) {
+    const ser_training_batch *input = pass->run->input;
+    if (input != NULL && input->sources != NULL && input->features) {
         return cached(pass);
     }
     ser_tensor pcm = pass->input.pcm;
+    if (input != NULL && input->sources != NULL) {
+        gather(pass, ser_pass_sample_rows(pass), pcm);
+    }
     ser_tensor x = on_samples ? wave_conv(pass, pcm) : log_mel(pass, pcm);
     if (!on_samples) {
         x = augmented(pass, x);

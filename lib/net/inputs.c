@@ -38,25 +38,24 @@ static void place_training(ser_pass *pass, const ser_training_batch *batch)
     input->hidden_channel = place_spans(pass, batch->hidden_channel);
 }
 
-static bool has_features(const ser_pass *pass)
+static bool has_sources(const ser_pass *pass)
 {
-    return pass->run->input != NULL && pass->run->input->features != NULL;
+    return pass->run->input != NULL && pass->run->input->sources != NULL;
 }
 
-static void place_clips(ser_pass *pass)
+static void place_samples(ser_pass *pass)
 {
     const ser_arch *arch = pass->arch;
-    const int32_t last = arch->conv_count;
-    const int64_t batch = pass->geometry.batch;
-    if (has_features(pass)) {
-        pass->input.features = ser_pass_take_input(pass, batch * pass->geometry.padded[last],
-                                                   arch->conv_dim[last - 1], 0, 0);
-        return;
-    }
     const bool on_samples = arch->features == SER_FEATURES_CONV;
-    pass->input.pcm = ser_pass_take_input(pass, batch * pass->geometry.samples, 1,
+    pass->input.pcm = ser_pass_take_input(pass, pass->geometry.batch * pass->geometry.samples, 1,
                                           on_samples ? arch->conv_padding[0] : 0,
                                           on_samples ? arch->conv_kernel[0] : 0);
+}
+
+static void place_sources(ser_pass *pass)
+{
+    const size_t batch = (size_t)pass->geometry.batch;
+    pass->input.sources = ser_pass_take_bytes(pass, batch * sizeof *pass->input.sources);
 }
 
 void ser_pass_begin(ser_pass *pass)
@@ -67,11 +66,21 @@ void ser_pass_begin(ser_pass *pass)
     w->arena.floor = 0;
     const size_t count = (size_t)(pass->arch->conv_count + 2) * (size_t)pass->geometry.batch + 1;
     pass->valid = ser_pass_take_bytes(pass, count * sizeof(int32_t));
+    if (pass->run->tape != NULL) {
+        pass->input.step = ser_pass_take_bytes(pass, sizeof *pass->input.step);
+    }
     if (pass->run->input != NULL) {
         place_training(pass, pass->run->input);
     }
-    place_clips(pass);
+    if (has_sources(pass)) {
+        place_sources(pass);
+    } else {
+        place_samples(pass);
+    }
     w->input_size = w->arena.floor;
+    if (has_sources(pass) && !pass->run->input->features) {
+        place_samples(pass); /* not from the host: gathered */
+    }
 }
 
 /* --- Content --- */
@@ -81,7 +90,8 @@ static void *image_of(const ser_pass *pass, const void *device)
 {
     const ser_workspace *w = pass->workspace;
     const size_t at = (uintptr_t)device - (uintptr_t)w->arena.memory;
-    return (char *)(w->staging != NULL ? w->staging : w->arena.memory) + at;
+    const void *image = w->images[w->image];
+    return (char *)(uintptr_t)(image != NULL ? image : w->arena.memory) + at;
 }
 
 static void fill(const ser_pass *pass, const void *device, const void *host, size_t size)
@@ -131,17 +141,17 @@ static void fill_clips(const ser_pass *pass)
     const ser_run *run = pass->run;
     const ser_arch *arch = pass->arch;
     const ser_pass_input *input = &pass->input;
-    if (!has_features(pass) && arch->features == SER_FEATURES_CONV) {
+    if (input->sources != NULL) {
+        fill(pass, input->sources, run->input->sources,
+             (size_t)run->batch * sizeof *input->sources);
+        return;
+    }
+    if (arch->features == SER_FEATURES_CONV) {
         const size_t front = (size_t)arch->conv_padding[0] * sizeof(float);
         memset((char *)image_of(pass, input->pcm.data) - front, 0, front);
     }
     for (int64_t b = 0; b < run->batch; b++) {
-        if (has_features(pass)) {
-            fill_clip(pass, &input->features, b, run->input->features[b],
-                      ser_arch_frames(arch, run->counts[b]));
-        } else {
-            fill_clip(pass, &input->pcm, b, run->samples[b], run->counts[b]);
-        }
+        fill_clip(pass, &input->pcm, b, run->samples[b], run->counts[b]);
     }
 }
 
@@ -176,45 +186,45 @@ void ser_pass_fill(ser_pass *pass)
     fill_clips(pass);
 }
 
-void ser_pass_upload(ser_pass *pass)
+void ser_pass_fill_step(ser_pass *pass)
 {
-    const ser_workspace *w = pass->workspace;
-    if (pass->status == 0 && w->staging != NULL) {
-        pass->status =
-            pass->queue->ops->upload(pass->queue, w->arena.memory, w->staging, w->input_size);
+    if (pass->status == 0 && pass->run->step != NULL) {
+        fill(pass, pass->input.step, pass->run->step, sizeof *pass->run->step);
     }
 }
 
-/* --- Memory of the image --- */
+/* --- Memory of the images --- */
 
 int ser_inputs_reserve(ser_workspace *workspace)
 {
     ser_queue *queue = workspace->queue;
     const size_t size = workspace->input_size;
-    if (queue->ops->host_memory || size <= workspace->staging_size) {
+    if (queue->ops->host_memory || size <= workspace->image_size) {
         return 0;
     }
-    int status = queue->ops->sync(queue); /* a transfer may still read the old one */
+    int status = queue->ops->sync(queue); /* a transfer may still read the old ones */
     ser_recordings_free(workspace);
     ser_inputs_free(workspace);
-    if (status == 0) {
-        status = queue->ops->host_alloc(queue->context, size, &workspace->staging);
+    for (int32_t i = 0; i < 2 && status == 0; i++) {
+        status = queue->ops->host_alloc(queue->context, size, &workspace->images[i]);
+        if (status != 0) {
+            workspace->images[i] = NULL;
+        } else {
+            memset(workspace->images[i], 0, size); /* gaps between inputs are transferred too */
+        }
     }
-    if (status != 0) {
-        workspace->staging = NULL;
-        return status;
-    }
-    memset(workspace->staging, 0, size); /* gaps between inputs are transferred too */
-    workspace->staging_size = size;
-    return 0;
+    workspace->image_size = status == 0 ? size : 0;
+    return status;
 }
 
 void ser_inputs_free(ser_workspace *workspace)
 {
     ser_queue *queue = workspace->queue;
-    if (workspace->staging != NULL) {
-        queue->ops->host_free(queue->context, workspace->staging);
+    for (int32_t i = 0; i < 2; i++) {
+        if (workspace->images[i] != NULL) {
+            queue->ops->host_free(queue->context, workspace->images[i]);
+        }
+        workspace->images[i] = NULL;
     }
-    workspace->staging = NULL;
-    workspace->staging_size = 0;
+    workspace->image_size = 0;
 }

@@ -132,6 +132,11 @@ const ser_params *ser_net_params(const ser_net *net)
     return &net->params;
 }
 
+int32_t ser_net_type(const ser_net *net)
+{
+    return net->type;
+}
+
 static void backward(ser_pass *pass)
 {
     ser_tensor gradient = ser_classifier_backward(pass, pass->dlogits);
@@ -161,10 +166,6 @@ int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
     ser_pass pass = ser_pass_of(workspace, run);
     ser_stages *stages = &workspace->stages;
     ser_pass_begin(&pass);
-    if (!pass.queue->planning) {
-        ser_pass_fill(&pass);
-        ser_pass_upload(&pass);
-    }
     ser_tensor x = ser_features_forward(&pass);
     stages->rows = ser_pass_frame_rows(&pass);
     stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * run->batch;
@@ -179,6 +180,9 @@ int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
     }
     if (run->tape != NULL) {
         backward(&pass);
+    }
+    if (run->update != NULL && pass.status == 0) {
+        pass.status = ser_training_apply(run->update, pass.input.step);
     }
     return pass.status;
 }
@@ -263,7 +267,7 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
         workspace->batch = run->batch;
         workspace->longest = run->longest;
     }
-    if (status == SER_ERR_MEMORY && prediction) {
+    if (status == SER_ERR_MEMORY) {
         give_back(workspace, scratch_size);
     }
     return status;

@@ -23,6 +23,7 @@ void ser_net_free(ser_net *net);
 
 const ser_arch *ser_net_arch(const ser_net *net);
 const ser_params *ser_net_params(const ser_net *net);
+int32_t ser_net_type(const ser_net *net);
 
 /* Set or read parameter `index` of ser_net_params from or to host memory, f32, PyTorch's layout. */
 int ser_net_set(ser_net *net, size_t index, const float *values);
@@ -37,6 +38,7 @@ typedef struct ser_outputs {
     const float *pooled;        /* [batch, hidden] */
     const float *logits;        /* [batch, labels] */
     const float *probabilities; /* [batch, labels] */
+    const float *loss;          /* [batch], of a pass with targets (training.h) */
 } ser_outputs;
 
 /*

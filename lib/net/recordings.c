@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A prediction from the clips in host memory to the answer in host memory. On backends that can
- * record, a shape runs plainly the first time (algorithms may be measured then), is recorded the
- * second, and from then on is one replay: nothing is planned, allocated or waited for but the
- * answer.
+ * A run from inputs in host memory to outputs in host memory. On backends that can record, a shape
+ * runs plainly the first time (algorithms may be measured then), is recorded the second, and from
+ * then on is one replay: nothing is planned, allocated or waited for but the outputs.
+ *
+ * A prediction's transfers are part of its recording. Training has them apart: of its inputs there
+ * are two images in turn.
  */
 #include <string.h>
 
@@ -18,48 +20,86 @@ static size_t elements(const ser_tensor *tensor)
     return (size_t)(tensor->rows * tensor->cols);
 }
 
-/* Host memory for the outputs of the shape at hand. */
-static int reserve_results(ser_workspace *w)
+/* What a run leaves for the host, and where it is noted. */
+typedef struct output {
+    const ser_tensor *tensor;
+    const float **host;
+} output;
+
+enum { OUTPUTS = 5 };
+
+static void list_outputs(ser_stages *s, const ser_run *run, output list[OUTPUTS])
 {
-    const ser_stages *s = &w->stages;
+    static const ser_tensor none = {0};
+    const bool training = run->input != NULL;
+    const bool any = !run->features_only;
+    list[0] = (output){any && !training ? &s->alpha : &none, &s->outputs.alpha};
+    list[1] = (output){any && !training ? &s->pooled : &none, &s->outputs.pooled};
+    list[2] = (output){any && !training ? &s->logits : &none, &s->outputs.logits};
+    list[3] = (output){any ? &s->probabilities : &none, &s->outputs.probabilities};
+    list[4] = (output){any && training ? &s->loss : &none, &s->outputs.loss};
+}
+
+static void free_results(ser_workspace *w, int32_t image)
+{
+    if (w->results[image] != NULL) {
+        w->queue->ops->host_free(w->queue->context, w->results[image]);
+    }
+    w->results[image] = NULL;
+    w->results_size[image] = 0;
+}
+
+void ser_results_free(ser_workspace *workspace)
+{
+    free_results(workspace, 0);
+    free_results(workspace, 1);
+}
+
+/* Host memory for the outputs of the shape at hand. */
+static int reserve_results(ser_workspace *w, const ser_run *run)
+{
     ser_queue *queue = w->queue;
-    const size_t size = (elements(&s->alpha) + elements(&s->pooled) + elements(&s->logits) +
-                         elements(&s->probabilities)) *
-                        sizeof(float);
-    if (queue->ops->host_memory || size <= w->results_size) {
+    output list[OUTPUTS];
+    size_t size = 0;
+    list_outputs(&w->stages, run, list);
+    for (size_t i = 0; i < OUTPUTS; i++) {
+        size += elements(list[i].tensor) * sizeof(float);
+    }
+    if (queue->ops->host_memory || size <= w->results_size[w->image]) {
         return 0;
     }
-    ser_recordings_free(w); /* they know the old memory, which goes with them */
+    int status = queue->ops->sync(queue); /* a transfer may still write to the old one */
+    ser_recordings_free(w);               /* they know the old memory */
+    free_results(w, w->image);
     void *memory = NULL;
-    int status = queue->ops->host_alloc(queue->context, size, &memory);
-    w->results = status == 0 ? memory : NULL;
-    w->results_size = status == 0 ? size : 0;
+    status = status == 0 ? queue->ops->host_alloc(queue->context, size, &memory) : status;
+    w->results[w->image] = status == 0 ? memory : NULL;
+    w->results_size[w->image] = status == 0 ? size : 0;
     return status;
 }
 
 /* Queue the copies to the host, if its memory is another. */
-static int fetch_outputs(ser_workspace *w)
+static int fetch_outputs(ser_workspace *w, const ser_run *run)
 {
-    ser_stages *s = &w->stages;
-    const ser_tensor *tensors[] = {&s->alpha, &s->pooled, &s->logits, &s->probabilities};
-    const float **to[] = {&s->outputs.alpha, &s->outputs.pooled, &s->outputs.logits,
-                          &s->outputs.probabilities};
-    float *host = w->results;
+    output list[OUTPUTS];
+    float *host = w->results[w->image];
     int status = 0;
-    for (size_t i = 0; i < sizeof to / sizeof *to && status == 0; i++) {
-        if (w->queue->ops->host_memory || tensors[i]->data == NULL) {
-            *to[i] = tensors[i]->data;
+    list_outputs(&w->stages, run, list);
+    for (size_t i = 0; i < OUTPUTS && status == 0; i++) {
+        const ser_tensor *tensor = list[i].tensor;
+        if (w->queue->ops->host_memory || tensor->data == NULL) {
+            *list[i].host = tensor->data;
             continue;
         }
-        *to[i] = host;
-        status = w->queue->ops->download(w->queue, host, tensors[i]->data,
-                                         elements(tensors[i]) * sizeof(float));
-        host += elements(tensors[i]);
+        *list[i].host = host;
+        status =
+            w->queue->ops->download(w->queue, host, tensor->data, elements(tensor) * sizeof(float));
+        host += elements(tensor);
     }
     return status;
 }
 
-/* --- Recordings --- */
+/* --- Shapes --- */
 
 /* Beyond 5000 samples at most a 12th is added to what the network computes, and 13 shapes cover a
  * doubling of lengths. */
@@ -72,12 +112,65 @@ static int64_t rounded(int64_t longest)
     return (longest + step - 1) / step * step;
 }
 
+int64_t ser_workspace_rounded(const ser_workspace *workspace, int64_t longest)
+{
+    const bool records = workspace->queue->ops->capture_begin != NULL && !workspace->keep_stages;
+    return records ? rounded(longest) : longest;
+}
+
+enum {
+    PART_INPUT = 1,
+    PART_TAPE = 2,
+    PART_UPDATE = 4,
+    PART_FEATURES_ONLY = 8,
+    PART_SOURCES = 16,
+    PART_FEATURES = 32,
+    PART_TARGETS = 64,
+    PART_MASK = 128,
+    PART_MEL_WARP = 256,
+};
+
+static ser_run_shape shape_of(const ser_run *run)
+{
+    const ser_training_batch *input = run->input;
+    ser_run_shape shape = {.batch = run->batch, .longest = run->longest};
+    shape.parts = (run->tape != NULL ? PART_TAPE : 0) | (run->update != NULL ? PART_UPDATE : 0) |
+                  (run->features_only ? PART_FEATURES_ONLY : 0);
+    if (input != NULL) {
+        shape.parts |=
+            PART_INPUT | (input->sources != NULL ? PART_SOURCES : 0) |
+            (input->features ? PART_FEATURES : 0) | (input->targets != NULL ? PART_TARGETS : 0) |
+            (input->mask != NULL ? PART_MASK : 0) | (input->mel_warp != NULL ? PART_MEL_WARP : 0);
+        shape.mel_time = input->mel_time.count;
+        shape.mel_channel = input->mel_channel.count;
+        shape.hidden_time = input->hidden_time.count;
+        shape.hidden_channel = input->hidden_channel.count;
+    }
+    return shape;
+}
+
+/* Which blocks layerdrop leaves out differs from step to step: such steps are not worth recording. */
+static bool may_record(const ser_workspace *w, const ser_run *run)
+{
+    if (w->queue->ops->capture_begin == NULL || w->keep_stages) {
+        return false;
+    }
+    const bool *dropped = run->input != NULL ? run->input->dropped_layers : NULL;
+    bool any = false;
+    for (int32_t i = 0; dropped != NULL && i < w->net->arch.layers; i++) {
+        any = any || dropped[i];
+    }
+    return !any;
+}
+
+/* --- Recordings --- */
+
 static ser_recording *find(ser_workspace *w, const ser_run *run)
 {
-    for (size_t i = 0; i < SER_RECORDINGS; i++) {
-        ser_recording *r = &w->recordings[i];
-        if (r->batch == run->batch && r->longest == run->longest) {
-            return r;
+    const ser_run_shape shape = shape_of(run);
+    for (size_t i = 0; i < SER_RECORDINGS && may_record(w, run); i++) {
+        if (memcmp(&w->recordings[i].shape, &shape, sizeof shape) == 0) {
+            return &w->recordings[i];
         }
     }
     return NULL;
@@ -88,7 +181,7 @@ static void forget(ser_workspace *w, ser_recording *r)
     if (r->graph != NULL) {
         w->queue->ops->graph_free(w->queue->context, r->graph);
     }
-    *r = (ser_recording){.batch = 0};
+    *r = (ser_recording){.used = 0};
 }
 
 void ser_recordings_free(ser_workspace *workspace)
@@ -96,11 +189,6 @@ void ser_recordings_free(ser_workspace *workspace)
     for (size_t i = 0; i < SER_RECORDINGS; i++) {
         forget(workspace, &workspace->recordings[i]);
     }
-    if (workspace->results != NULL) {
-        workspace->queue->ops->host_free(workspace->queue->context, workspace->results);
-    }
-    workspace->results = NULL;
-    workspace->results_size = 0;
 }
 
 /* Remember a shape in the place of the one that was used the longest time ago. */
@@ -111,32 +199,35 @@ static void note(ser_workspace *w, const ser_run *run)
         oldest = w->recordings[i].used < oldest->used ? &w->recordings[i] : oldest;
     }
     forget(w, oldest);
-    oldest->batch = run->batch;
-    oldest->longest = run->longest;
+    oldest->shape = shape_of(run);
     oldest->used = w->calls;
 }
 
-static int run_and_fetch(ser_workspace *w, const ser_run *run)
+/* --- Runs --- */
+
+static int upload_inputs(ser_workspace *w)
 {
-    int status = ser_workspace_run(w, run);
-    return status == 0 ? fetch_outputs(w) : status;
+    const void *image = w->images[w->image];
+    return image == NULL ? 0
+                         : w->queue->ops->upload(w->queue, w->arena.memory, image, w->input_size);
 }
 
-/* Planned and run call by call. */
-static int run_plainly(ser_workspace *w, const ser_run *run)
+/* What is recorded. */
+static int run_body(ser_workspace *w, const ser_run *run)
 {
-    int status = ser_workspace_plan(w, run);
-    status = status == 0 ? reserve_results(w) : status;
-    return status == 0 ? run_and_fetch(w, run) : status;
+    const bool training = run->input != NULL;
+    int status = training ? 0 : upload_inputs(w);
+    status = status == 0 ? ser_workspace_run(w, run) : status;
+    return status == 0 && !training ? fetch_outputs(w, run) : status;
 }
 
 /* A shape that cannot be recorded is not tried again: *r says so. */
-static int record(ser_workspace *w, const ser_run *run, ser_recording *r)
+static void record(ser_workspace *w, const ser_run *run, ser_recording *r)
 {
     ser_queue *queue = w->queue;
     int status = queue->ops->capture_begin(queue);
     if (status == 0) {
-        int run_status = run_and_fetch(w, run);
+        int run_status = run_body(w, run);
         status = queue->ops->capture_end(queue, run_status != 0, &r->graph);
         status = run_status != 0 ? run_status : status;
     }
@@ -145,57 +236,84 @@ static int record(ser_workspace *w, const ser_run *run, ser_recording *r)
         r->refused = true;
         ser_log(SER_LOG_DEBUG, "net: a batch of %lld clips is not recorded: %s",
                 (long long)run->batch, ser_fail_text());
-        return status;
+        return;
     }
     r->stages = w->stages;
-    return 0;
 }
 
-static int replay(ser_workspace *w, const ser_run *run, ser_recording *r)
+static int replay(ser_workspace *w, const ser_run *run, const ser_recording *r)
 {
+    const int64_t batch = run->batch;
+    w->stages = r->stages;
+    w->stages.valid_host = w->valid + (w->net->arch.conv_count + 1) * batch;
+    w->stages.mel_valid_host = w->valid + batch;
+    return w->queue->ops->replay(w->queue, r->graph);
+}
+
+int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
+{
+    ser_workspace *w = workspace;
+    const ser_recording *r = find(w, run);
+    int status = 0;
+    w->calls++;
+    if (run->features_only) { /* has the image of the run before, whose outputs may be unread */
+        status = w->queue->ops->sync(w->queue);
+    } else {
+        w->image = run->input != NULL ? 1 - w->image : 0;
+    }
+    if (status == 0 && (r == NULL || r->graph == NULL)) {
+        status = ser_workspace_plan(w, run); /* may forget all recordings */
+        status = status == 0 ? reserve_results(w, run) : status;
+    }
+    if (status != 0) {
+        return status;
+    }
     ser_pass pass = ser_pass_of(w, run);
     ser_pass_begin(&pass);
     ser_pass_fill(&pass);
-    w->stages = r->stages;
-    w->stages.valid_host = w->valid + (pass.arch->conv_count + 1) * run->batch;
-    w->stages.mel_valid_host = w->valid + run->batch;
-    return pass.status == 0 ? w->queue->ops->replay(w->queue, r->graph) : pass.status;
+    return pass.status;
 }
 
-static int predict_recorded(ser_workspace *w, const ser_run *run)
+/* The step is written now: it may rest on what the step before gave. */
+static int fill_step(ser_workspace *w, const ser_run *run)
 {
+    if (run->step == NULL) {
+        return 0;
+    }
+    ser_pass pass = ser_pass_of(w, run);
+    ser_pass_begin(&pass);
+    ser_pass_fill_step(&pass);
+    return pass.status;
+}
+
+int ser_workspace_launch(ser_workspace *workspace, const ser_run *run)
+{
+    ser_workspace *w = workspace;
+    const bool training = run->input != NULL;
+    int status = fill_step(w, run);
+    status = status == 0 && training ? upload_inputs(w) : status;
     ser_recording *r = find(w, run);
-    if (r != NULL && r->graph == NULL && !r->refused) {
-        int status = ser_workspace_plan(w, run); /* may forget all recordings */
-        r = status == 0 ? find(w, run) : NULL;
-        if (r != NULL) {
-            (void)record(w, run, r); /* what fails there fails below, or did not matter */
-        }
+    if (status == 0 && r != NULL && r->graph == NULL && !r->refused) {
+        record(w, run, r); /* what fails there fails below, or did not matter */
     }
     if (r != NULL) {
         r->used = w->calls;
     }
-    if (r != NULL && r->graph != NULL) {
-        return replay(w, run, r);
+    if (status == 0) {
+        status = r != NULL && r->graph != NULL ? replay(w, run, r) : run_body(w, run);
     }
-    int status = run_plainly(w, run);
-    if (status == 0 && find(w, run) == NULL) {
+    if (status == 0 && r == NULL && may_record(w, run)) {
         note(w, run);
     }
-    return status;
+    return status == 0 && training ? fetch_outputs(w, run) : status;
 }
 
 int ser_workspace_predict(ser_workspace *workspace, ser_run *run)
 {
-    const ser_ops *ops = workspace->queue->ops;
-    workspace->calls++;
-    int status;
-    if (ops->capture_begin != NULL && !workspace->keep_stages) {
-        run->longest = rounded(run->longest);
-        status = predict_recorded(workspace, run);
-    } else {
-        status = run_plainly(workspace, run);
-    }
-    int waited = ops->sync(workspace->queue); /* the outputs are there, or nothing is under way */
+    run->longest = ser_workspace_rounded(workspace, run->longest);
+    int status = ser_workspace_prepare(workspace, run);
+    status = status == 0 ? ser_workspace_launch(workspace, run) : status;
+    /* the outputs are there, or nothing is under way */
+    int waited = workspace->queue->ops->sync(workspace->queue);
     return status == 0 ? waited : status;
 }

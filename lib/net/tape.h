@@ -33,7 +33,6 @@ typedef struct ser_conv_tape {
 typedef struct ser_tape {
     int32_t first;
     const ser_training_options *options;
-    const ser_step *step; /* device memory */
 
     ser_conv_tape convs[SER_MAX_CONVS];
     ser_norm_tape feature; /* sum: the features */

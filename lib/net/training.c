@@ -2,7 +2,6 @@
 /* The trainable state of a network: flat arrays, the update, the state for checkpoints. */
 #include "net/training_state.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/fail.h"
@@ -60,6 +59,12 @@ static int allocate_arrays(ser_training *training)
             allocate(training, (size_t)training->range_count, sizeof(ser_adamw_range), &memory);
         training->ranges = memory;
     }
+    if (status == 0) {
+        const ser_ops *ops = training->workspace->queue->ops;
+        status =
+            ops->host_alloc(training->workspace->queue->context, sizeof *training->report, &memory);
+        training->report = status == 0 ? memory : NULL;
+    }
     return status;
 }
 
@@ -71,21 +76,24 @@ static void release_arrays(ser_training *training)
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         ser_device_memory_free(queue->ops, queue->context, &arrays[i]);
     }
+    if (training->report != NULL) {
+        queue->ops->host_free(queue->context, training->report);
+    }
 }
 
 /* --- Moving --- */
 
 int ser_training_copy(ser_training *training, float *to, const float *from, size_t elements)
 {
-    float piece[1024];
-    int status = 0;
-    for (size_t at = 0; at < elements && status == 0; at += sizeof piece / sizeof *piece) {
-        const size_t rest = elements - at;
-        const size_t n = rest < sizeof piece / sizeof *piece ? rest : sizeof piece / sizeof *piece;
-        status = ser_net_download(training->net, piece, from + at, n);
-        status = status == 0 ? ser_net_upload(training->net, to + at, piece, n) : status;
+    ser_queue *queue = training->workspace->queue;
+    if (queue->ops->host_memory) {
+        memcpy(to, from, elements * sizeof *to);
+        return 0;
     }
-    return status;
+    const ser_tensor source =
+        ser_tensor_f32((void *)(uintptr_t)from, 1, (int64_t)elements); /* only read */
+    const ser_tensor target = ser_tensor_f32(to, 1, (int64_t)elements);
+    return queue->ops->convert(queue, &source, &target);
 }
 
 int ser_training_permute(const ser_net *net, size_t index, float *values, bool to_flat)
@@ -127,9 +135,24 @@ static int fetch_weights(ser_training *training)
     return status;
 }
 
-int ser_training_repack(ser_training *training)
+/* The positional convolution's weight from its two parameters, where they are trained. */
+static int fold_position(ser_training *training)
 {
-    ser_net *net = training->net;
+    const ser_net *net = training->net;
+    const ser_weight_norm_args args = {
+        .g = net->position_g,
+        .v = net->position_v,
+        .kernel = net->arch.position_kernel,
+        .groups = net->arch.position_groups,
+        .w = net->position.w,
+    };
+    return training->folds_position ? ser_weight_norm_fwd(training->workspace->queue, &args) : 0;
+}
+
+/* Packed matrices follow the flat weights; what was planned is enough. */
+static int refresh(ser_training *training)
+{
+    const ser_net *net = training->net;
     ser_queue *queue = training->workspace->queue;
     int status = 0;
     for (size_t i = 0; i < net->params.count && status == 0; i++) {
@@ -139,21 +162,23 @@ int ser_training_repack(ser_training *training)
                                             training->w + training->offsets[i]);
         }
     }
-    if (status == 0 && training->folds_position) {
-        const ser_weight_norm_args args = {
-            .g = net->position_g,
-            .v = net->position_v,
-            .kernel = net->arch.position_kernel,
-            .groups = net->arch.position_groups,
-            .w = net->position.w,
-        };
-        queue->planning = true;
-        status = ser_weight_norm_fwd(queue, &args);
-        int reserved = ser_queue_reserve(queue);
-        status = status == 0 ? reserved : status;
-        status = status == 0 ? ser_weight_norm_fwd(queue, &args) : status;
-    }
+    status = status == 0 ? fold_position(training) : status;
     return status == 0 ? ser_net_refresh_biases(net, queue) : status;
+}
+
+int ser_training_repack(ser_training *training)
+{
+    ser_queue *queue = training->workspace->queue;
+    const void *scratch = queue->scratch;
+    queue->planning = true;
+    int status = fold_position(training);
+    int reserved = ser_queue_reserve(queue); /* also ends the planning */
+    if (queue->scratch != scratch) {
+        ser_recordings_free(training->workspace);
+    }
+    status = status == 0 ? reserved : status;
+    status = status == 0 ? refresh(training) : status;
+    return status == 0 ? queue->ops->sync(queue) : status; /* others may read them next */
 }
 
 /* --- Life --- */
@@ -196,11 +221,6 @@ int ser_training_create(ser_net *net, const ser_training_options *options, int32
         return ser_fail(SER_ERR_INTERNAL,
                         "net: only a finished network with a head can be trained");
     }
-    if (net->ops->adamw == NULL) {
-        return ser_fail(SER_ERR_UNSUPPORTED,
-                        "%s: this release predicts on such devices only; train on the CPU",
-                        net->ops->name);
-    }
     ser_training *t = ser_mem_alloc(1, sizeof *t);
     if (t == NULL) {
         return SER_ERR_MEMORY;
@@ -227,7 +247,6 @@ int ser_training_create(ser_net *net, const ser_training_options *options, int32
         ser_training_free(t);
         return status;
     }
-    t->tape.step = &t->update->step;
     ser_training_tie(t);
     t->tied = true;
     status = ser_training_repack(t); /* so that a restored run starts from the same bits */
@@ -262,23 +281,7 @@ void ser_training_free(ser_training *training)
 
 /* --- Update --- */
 
-static int upload_step(ser_training *training, const ser_update *update)
-{
-    const ser_training_options *options = &training->options;
-    const double t = (double)(training->updates + 1);
-    ser_queue *queue = training->workspace->queue;
-    ser_update_state state = {
-        .step = {.rate = update->rate,
-                 .correction1 = (float)(1.0 / (1.0 - pow((double)options->beta1, t))),
-                 .correction2 = (float)(1.0 / (1.0 - pow((double)options->beta2, t))),
-                 .gradient_scale = update->gradient_scale,
-                 .clip = update->clip,
-                 .average = update->average}};
-    int status = queue->ops->upload(queue, training->update, &state, sizeof state);
-    return status == 0 ? queue->ops->sync(queue) : status;
-}
-
-static int run_update(ser_training *training)
+static int run_update(ser_training *training, const ser_step *step)
 {
     ser_queue *queue = training->workspace->queue;
     const ser_training_options *options = &training->options;
@@ -296,16 +299,11 @@ static int run_update(ser_training *training)
         .beta1 = options->beta1,
         .beta2 = options->beta2,
         .eps = options->eps,
-        .step = &training->update->step,
+        .step = step,
         .sum = &training->update->sum,
         .skipped = &training->update->skipped,
     };
-    queue->planning = true;
     int status = ser_sum_squares(queue, &squares);
-    status = status == 0 ? ser_adamw(queue, &adamw) : status;
-    int reserved = ser_queue_reserve(queue);
-    status = status == 0 ? reserved : status;
-    status = status == 0 ? ser_sum_squares(queue, &squares) : status;
     return status == 0 ? ser_adamw(queue, &adamw) : status;
 }
 
@@ -324,24 +322,18 @@ static int clear_frozen(ser_training *training)
     return status;
 }
 
-int ser_training_update(ser_training *training, const ser_update *update, double *norm,
-                        bool *skipped)
+int ser_training_apply(ser_training *training, const ser_step *step)
 {
     ser_queue *queue = training->workspace->queue;
-    ser_update_state state = {0};
+    if (queue->planning) {
+        int status = run_update(training, step);
+        return status == 0 ? fold_position(training) : status;
+    }
     int status = clear_frozen(training);
-    status = status == 0 ? upload_step(training, update) : status;
-    status = status == 0 ? run_update(training) : status;
-    if (status == 0) {
-        status = queue->ops->download(queue, &state, training->update, sizeof state);
-    }
-    status = status == 0 ? queue->ops->sync(queue) : status;
-    if (status == 0) {
-        *norm = sqrt(state.sum) * (double)update->gradient_scale;
-        *skipped = state.skipped != 0;
-        training->updates += state.skipped == 0;
-        status = state.skipped == 0 ? ser_training_repack(training) : 0;
-    }
+    status =
+        status == 0 ? queue->ops->zero(queue, training->update, sizeof *training->update) : status;
+    status = status == 0 ? run_update(training, step) : status;
+    status = status == 0 ? refresh(training) : status; /* harmless if nothing was changed */
     return status == 0 ? ser_training_clear(training) : status;
 }
 
@@ -351,24 +343,31 @@ int ser_training_clear(ser_training *training)
     return queue->ops->zero(queue, training->gradient, training->count * sizeof(float));
 }
 
+/* Exchange the arrays piece by piece, through the memory of the activations: no pass is under way. */
+static int swap_arrays(ser_training *training)
+{
+    const ser_workspace *workspace = training->workspace;
+    const size_t room = workspace->arena.size / sizeof(float);
+    float *spare = workspace->arena.memory;
+    int status = room > 0 ? 0 : ser_fail(SER_ERR_MEMORY, "net: no memory for the exchange");
+    for (size_t at = 0; at < training->count && status == 0; at += room) {
+        const size_t n = training->count - at < room ? training->count - at : room;
+        status = ser_training_copy(training, spare, training->w + at, n);
+        status = status == 0
+                     ? ser_training_copy(training, training->w + at, training->average + at, n)
+                     : status;
+        status =
+            status == 0 ? ser_training_copy(training, training->average + at, spare, n) : status;
+    }
+    return status;
+}
+
 int ser_training_swap_average(ser_training *training)
 {
-    enum { PIECE = 1 << 18 };
     if (training->average == NULL) {
         return ser_fail(SER_ERR_UNSUPPORTED, "net: no moving average is kept");
     }
-    const ser_net *net = training->net;
-    float *host = ser_mem_alloc_raw(2 * (size_t)PIECE, sizeof *host);
-    int status = host == NULL ? SER_ERR_MEMORY : 0;
-    for (size_t at = 0; at < training->count && status == 0; at += PIECE) {
-        const size_t n = training->count - at < PIECE ? training->count - at : PIECE;
-        status = ser_net_download(net, host, training->w + at, n);
-        status =
-            status == 0 ? ser_net_download(net, host + PIECE, training->average + at, n) : status;
-        status = status == 0 ? ser_net_upload(net, training->w + at, host + PIECE, n) : status;
-        status = status == 0 ? ser_net_upload(net, training->average + at, host, n) : status;
-    }
-    ser_mem_free(host);
+    int status = swap_arrays(training);
     return status == 0 ? ser_training_repack(training) : status;
 }
 

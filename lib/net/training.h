@@ -53,37 +53,20 @@ typedef struct ser_spans {
 /* One batch; host memory that is read during the call only. */
 typedef struct ser_training_batch {
     int64_t count;               /* clips */
-    const float *const *samples; /* [count]; front end applied. NULL where `features` are given */
-    const int64_t *lengths;      /* [count] samples of each, also with features */
-    const float *const
-        *features;           /* [count] of [frames, channels]: what the frozen convolutions gave */
-    const float *targets;    /* [count, labels], see ser_cross_entropy_args */
-    const float *mask;       /* [count, labels] or NULL */
-    float scale;             /* of the gradient of the summed loss */
-    const float *mel_warp;   /* [count] or NULL; log-mel models only, with mel_offset */
-    const float *mel_offset; /* [count, bins] */
-    ser_spans mel_time, mel_channel;       /* on the log-mels */
+    const float *const *samples; /* [count]; front end applied. Not read where there are sources */
+    const int64_t *lengths;      /* [count] samples of each, also with sources */
+    const ser_source *sources;   /* [count] or NULL: where the clips' samples stay on the device */
+    bool features; /* the sources are [frames, channels] of the frozen convolutions instead */
+    const float *targets;            /* [count, labels], see ser_cross_entropy_args */
+    const float *mask;               /* [count, labels] or NULL */
+    float scale;                     /* of the gradient of the summed loss */
+    const float *mel_warp;           /* [count] or NULL; log-mel models only, with mel_offset */
+    const float *mel_offset;         /* [count, bins] */
+    ser_spans mel_time, mel_channel; /* on the log-mels */
     ser_spans hidden_time, hidden_channel; /* on the projected features */
     const bool *dropped_layers; /* [layers] or NULL: blocks that this step skips (layerdrop) */
     uint64_t seed, step;        /* counter of the dropouts */
 } ser_training_batch;
-
-/* Forward and backward: adds to the gradients. `losses` [count] and `probabilities` [count, labels]
- * (may be NULL) receive the clips' own. Waits. */
-int ser_training_accumulate(ser_training *training, const ser_training_batch *batch, float *losses,
-                            float *probabilities);
-
-/* The same forward without dropout, masks and gradients: for evaluation. */
-int ser_training_evaluate(ser_training *training, const ser_training_batch *batch, float *losses,
-                          float *probabilities);
-
-/* Outputs of the convolutions, [frames, channels] of every clip, for a cache of frozen features.
- * `features[b]` has room for ser_arch_frames(lengths[b]) rows. */
-int ser_training_features(ser_training *training, const ser_training_batch *batch,
-                          float *const *features);
-
-/* Whether the convolutions are frozen, so that their output may be cached. */
-bool ser_training_features_frozen(const ser_training *training);
 
 typedef struct ser_update {
     float rate; /* the schedule's factor on every parameter's rate */
@@ -92,10 +75,48 @@ typedef struct ser_update {
     float average; /* decay of the moving average */
 } ser_update;
 
-/* One AdamW update from the accumulated gradients, which become zero. `norm` receives the scaled
- * gradient's norm before clipping. `skipped` is set, and nothing changed, where it is not finite. */
-int ser_training_update(ser_training *training, const ser_update *update, double *norm,
-                        bool *skipped);
+/* What a step gives; the arrays may be NULL. */
+typedef struct ser_training_result {
+    float *losses;        /* [count] the clips' own */
+    float *probabilities; /* [count, labels] */
+    double norm;          /* of the scaled gradient, before clipping */
+    bool skipped;         /* it was not finite: nothing was changed */
+} ser_training_result;
+
+/*
+ * A step: forward and backward, which add to the gradients, and with an update AdamW, which makes
+ * them zero again. In three calls, so that the host makes the next step ready while the device
+ * computes: prepare may come before the wait for the step before, launch may not. The batch must
+ * stay until launch returns; `update` says whether launch will have one.
+ */
+int ser_training_prepare(ser_training *training, const ser_training_batch *batch, bool update);
+int ser_training_launch(ser_training *training, const ser_training_batch *batch,
+                        const ser_update *update);
+int ser_training_wait(ser_training *training, ser_training_result *result);
+
+/* The three in one. */
+int ser_training_step(ser_training *training, const ser_training_batch *batch,
+                      const ser_update *update, ser_training_result *result);
+
+/* The same forward without dropout, masks and gradients: for evaluation. Waits. */
+int ser_training_evaluate(ser_training *training, const ser_training_batch *batch, float *losses,
+                          float *probabilities);
+
+/* Outputs of the convolutions for a clip of `length` samples, [ser_arch_frames(length), channels] of
+ * the network's type, into device memory `features`: for a cache. Their bits depend on the clip
+ * alone. Waits. */
+int ser_training_features(ser_training *training, const float *samples, int64_t length,
+                          void *features);
+
+/* The smallest type that holds the samples exactly: I16 where all are whole numbers of 1 / 32768. */
+int32_t ser_training_samples_type(const float *samples, int64_t length);
+
+/* Move samples to device memory where they stay, as elements of that type. Waits. */
+int ser_training_samples(ser_training *training, const float *samples, int64_t length, int32_t type,
+                         void *memory);
+
+/* Whether the convolutions are frozen, so that their output may be cached. */
+bool ser_training_features_frozen(const ser_training *training);
 
 /* Forget the accumulated gradients. */
 int ser_training_clear(ser_training *training);

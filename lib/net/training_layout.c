@@ -167,5 +167,7 @@ int ser_training_untie(ser_training *training)
         status = status == 0 ? moved : status;
     }
     net->position.dw = (ser_tensor){0};
-    return status;
+    ser_queue *queue = training->workspace->queue;
+    const int waited = queue->ops->sync(queue);
+    return status == 0 ? waited : status;
 }

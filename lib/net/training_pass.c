@@ -2,7 +2,14 @@
 /* Batches through a network that is being trained: with gradients, without, or features only. */
 #include "net/training_state.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
 #include "base/fail.h"
+#include "base/mem.h"
+
+/* --- Steps --- */
 
 static int check_batch(const ser_training *training, const ser_training_batch *batch, ser_run *run)
 {
@@ -18,6 +25,7 @@ static int check_batch(const ser_training *training, const ser_training_batch *b
         }
         run->longest = length > run->longest ? length : run->longest;
     }
+    run->longest = ser_workspace_rounded(training->workspace, run->longest);
     run->batch = batch->count;
     run->samples = batch->samples;
     run->counts = batch->lengths;
@@ -25,53 +33,154 @@ static int check_batch(const ser_training *training, const ser_training_batch *b
     return 0;
 }
 
-/* The dropouts' counter; the optimiser's part of the step comes with the update. */
-static int upload_counter(ser_training *training, const ser_training_batch *batch)
+static int make_run(ser_training *training, const ser_training_batch *batch, bool update,
+                    ser_run *run)
+{
+    *run = (ser_run){.tape = &training->tape, .update = update ? training : NULL};
+    return batch->targets != NULL
+               ? check_batch(training, batch, run)
+               : ser_fail(SER_ERR_INTERNAL, "net: a training batch without targets");
+}
+
+/* Whether `count` of the run's clips fit. */
+static bool fits(ser_training *training, const ser_run *run, int64_t count)
+{
+    ser_run fewer = *run;
+    ser_training_batch batch = *run->input;
+    batch.count = count;
+    fewer.input = &batch;
+    fewer.batch = count;
+    return ser_workspace_plan(training->workspace, &fewer) == 0;
+}
+
+int ser_training_make_room(ser_training *training, const ser_run *run)
+{
+    int status = ser_workspace_prepare(training->workspace, run);
+    if (status != SER_ERR_MEMORY || run->batch == 1) {
+        return status;
+    }
+    char reason[256];
+    snprintf(reason, sizeof reason, "%s", ser_fail_text());
+    int64_t most = 0;
+    for (int64_t beyond = run->batch; beyond - most > 1;) {
+        const int64_t middle = most + (beyond - most) / 2;
+        if (fits(training, run, middle)) {
+            most = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    return ser_fail(SER_ERR_MEMORY,
+                    "%s; %lld clips of %.1f s are too many for one batch here, %lld fit", reason,
+                    (long long)run->batch, (double)run->longest / 16000.0, (long long)most);
+}
+
+int ser_training_prepare(ser_training *training, const ser_training_batch *batch, bool update)
+{
+    ser_run run;
+    int status = make_run(training, batch, update, &run);
+    return status == 0 ? ser_training_make_room(training, &run) : status;
+}
+
+/* The dropouts' counter and, with an update, the optimiser's numbers. */
+static ser_step step_of(const ser_training *training, const ser_training_batch *batch,
+                        const ser_update *update)
+{
+    const ser_training_options *options = &training->options;
+    const double t = (double)(training->updates + 1);
+    ser_step step = {.seed = batch->seed, .number = batch->step};
+    if (update != NULL) {
+        step.rate = update->rate;
+        step.correction1 = (float)(1.0 / (1.0 - pow((double)options->beta1, t)));
+        step.correction2 = (float)(1.0 / (1.0 - pow((double)options->beta2, t)));
+        step.gradient_scale = update->gradient_scale;
+        step.clip = update->clip;
+        step.average = update->average;
+    }
+    return step;
+}
+
+/* What belongs to the run just launched. */
+static int note_launch(ser_training *training, const ser_run *run, const ser_update *update)
 {
     ser_queue *queue = training->workspace->queue;
-    const ser_step step = {.seed = batch->seed, .number = batch->step};
-    int status = queue->ops->upload(queue, &training->update->step, &step, sizeof step);
-    return status == 0 ? queue->ops->sync(queue) : status;
+    training->outputs = training->workspace->stages.outputs;
+    training->clips = run->batch;
+    training->gradient_scale = update != NULL ? update->gradient_scale : 0.0F;
+    training->updates_weights = update != NULL;
+    return update != NULL ? queue->ops->download(queue, training->report, training->update,
+                                                 sizeof *training->report)
+                          : 0;
 }
 
-static int run_pass(ser_training *training, const ser_run *run)
+int ser_training_launch(ser_training *training, const ser_training_batch *batch,
+                        const ser_update *update)
+{
+    ser_run run;
+    const ser_step step = step_of(training, batch, update);
+    int status = make_run(training, batch, update != NULL, &run);
+    run.step = &step;
+    status = status == 0 ? ser_workspace_launch(training->workspace, &run) : status;
+    return status == 0 ? note_launch(training, &run, update) : status;
+}
+
+/* The outputs of what was launched last, once it is done. */
+static void copy_outputs(const ser_training *training, float *losses, float *probabilities)
+{
+    const ser_arch *arch = &training->net->arch;
+    const size_t clips = (size_t)training->clips;
+    const size_t labels = (size_t)arch->classifier_size[arch->classifier_count - 1];
+    if (losses != NULL && training->outputs.loss != NULL) {
+        memcpy(losses, training->outputs.loss, clips * sizeof *losses);
+    }
+    if (probabilities != NULL) {
+        memcpy(probabilities, training->outputs.probabilities,
+               clips * labels * sizeof *probabilities);
+    }
+}
+
+int ser_training_wait(ser_training *training, ser_training_result *result)
+{
+    ser_queue *queue = training->workspace->queue;
+    int status = queue->ops->sync(queue);
+    if (status != 0) {
+        return status;
+    }
+    copy_outputs(training, result->losses, result->probabilities);
+    result->norm = 0.0;
+    result->skipped = false;
+    if (training->updates_weights) {
+        result->norm = sqrt(training->report->sum) * (double)training->gradient_scale;
+        result->skipped = training->report->skipped != 0;
+        training->updates += training->report->skipped == 0;
+        training->updates_weights = false;
+    }
+    return 0;
+}
+
+int ser_training_step(ser_training *training, const ser_training_batch *batch,
+                      const ser_update *update, ser_training_result *result)
+{
+    ser_queue *queue = training->workspace->queue;
+    int status = ser_training_prepare(training, batch, update != NULL);
+    status = status == 0 ? ser_training_launch(training, batch, update) : status;
+    if (status != 0) {
+        (void)queue->ops->sync(queue); /* nothing is under way that reads the batch */
+        return status;
+    }
+    return ser_training_wait(training, result);
+}
+
+/* --- Without gradients --- */
+
+/* A run whose outputs are wanted at once. */
+static int run_now(ser_training *training, const ser_run *run)
 {
     ser_workspace *workspace = training->workspace;
-    int status = ser_workspace_plan(workspace, run);
-    if (status == 0) {
-        status = ser_workspace_run(workspace, run);
-    }
+    int status = ser_training_make_room(training, run);
+    status = status == 0 ? ser_workspace_launch(workspace, run) : status;
     int waited = workspace->queue->ops->sync(workspace->queue);
     return status == 0 ? waited : status;
-}
-
-static int fetch(ser_training *training, const ser_training_batch *batch, float *losses,
-                 float *probabilities)
-{
-    const ser_stages *stages = &training->workspace->stages;
-    int status = 0;
-    if (losses != NULL && batch->targets != NULL) {
-        status =
-            ser_workspace_download(training->workspace, &stages->loss, 0, batch->count, losses);
-    }
-    if (status == 0 && probabilities != NULL) {
-        status = ser_workspace_download(training->workspace, &stages->probabilities, 0,
-                                        batch->count, probabilities);
-    }
-    return status;
-}
-
-int ser_training_accumulate(ser_training *training, const ser_training_batch *batch, float *losses,
-                            float *probabilities)
-{
-    ser_run run = {.tape = &training->tape};
-    if (batch->targets == NULL) {
-        return ser_fail(SER_ERR_INTERNAL, "net: a training batch without targets");
-    }
-    int status = check_batch(training, batch, &run);
-    status = status == 0 ? upload_counter(training, batch) : status;
-    status = status == 0 ? run_pass(training, &run) : status;
-    return status == 0 ? fetch(training, batch, losses, probabilities) : status;
 }
 
 int ser_training_evaluate(ser_training *training, const ser_training_batch *batch, float *losses,
@@ -85,25 +194,87 @@ int ser_training_evaluate(ser_training *training, const ser_training_batch *batc
     plain.dropped_layers = NULL;
     ser_run run = {.tape = NULL};
     int status = check_batch(training, &plain, &run);
-    status = status == 0 ? run_pass(training, &run) : status;
-    return status == 0 ? fetch(training, &plain, losses, probabilities) : status;
-}
-
-int ser_training_features(ser_training *training, const ser_training_batch *batch,
-                          float *const *features)
-{
-    const ser_training_batch plain = {
-        .count = batch->count, .samples = batch->samples, .lengths = batch->lengths};
-    ser_run run = {.features_only = true};
-    int status = check_batch(training, &plain, &run);
-    status = status == 0 ? run_pass(training, &run) : status;
-    const ser_stages *stages = &training->workspace->stages;
-    for (int64_t b = 0; b < batch->count && status == 0; b++) {
-        status = ser_workspace_download(
-            training->workspace, &stages->features, b * stages->rows.padded,
-            ser_arch_frames(&training->net->arch, batch->lengths[b]), features[b]);
+    status = status == 0 ? run_now(training, &run) : status;
+    if (status == 0) {
+        training->outputs = training->workspace->stages.outputs;
+        training->clips = run.batch;
+        copy_outputs(training, losses, probabilities);
     }
     return status;
+}
+
+/* --- What stays on the device --- */
+
+/* Queue a copy of what the convolutions gave to where it stays. */
+static int keep_features(ser_training *training, int64_t frames, void *features)
+{
+    ser_queue *queue = training->workspace->queue;
+    ser_tensor from = training->workspace->stages.features;
+    from.rows = frames;
+    if (queue->ops->host_memory) {
+        memcpy(features, from.data, (size_t)(frames * from.cols) * sizeof(float));
+        return 0;
+    }
+    ser_tensor to = from;
+    to.data = features;
+    return queue->ops->convert(queue, &from, &to);
+}
+
+int ser_training_features(ser_training *training, const float *samples, int64_t length,
+                          void *features)
+{
+    const ser_training_batch batch = {.count = 1, .samples = &samples, .lengths = &length};
+    ser_queue *queue = training->workspace->queue;
+    ser_run run = {.features_only = true};
+    int status = check_batch(training, &batch, &run);
+    status = status == 0 ? run_now(training, &run) : status;
+    if (status == 0) {
+        const int64_t frames = ser_arch_frames(&training->net->arch, length);
+        status = keep_features(training, frames, features);
+    }
+    const int waited = queue->ops->sync(queue);
+    return status == 0 ? waited : status;
+}
+
+/* Whether every sample is a whole number of 1 / 32768 that 16 bits hold. */
+static bool fits_16_bits(const float *samples, int64_t length)
+{
+    bool fits = true;
+    for (int64_t i = 0; i < length && fits; i++) {
+        const float scaled = samples[i] * 32768.0F;
+        fits = scaled >= -32768.0F && scaled <= 32767.0F && scaled == rintf(scaled);
+    }
+    return fits;
+}
+
+int32_t ser_training_samples_type(const float *samples, int64_t length)
+{
+    return fits_16_bits(samples, length) ? SER_SOURCE_I16 : SER_SOURCE_F32;
+}
+
+static int16_t *narrow(const float *samples, int64_t length)
+{
+    int16_t *whole = ser_mem_alloc_raw((size_t)length, sizeof *whole);
+    for (int64_t i = 0; i < length && whole != NULL; i++) {
+        whole[i] = (int16_t)(samples[i] * 32768.0F);
+    }
+    return whole;
+}
+
+int ser_training_samples(ser_training *training, const float *samples, int64_t length, int32_t type,
+                         void *memory)
+{
+    ser_queue *queue = training->workspace->queue;
+    int16_t *whole = type == SER_SOURCE_I16 ? narrow(samples, length) : NULL;
+    if (type == SER_SOURCE_I16 && whole == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    const size_t size = (size_t)length * (whole != NULL ? sizeof *whole : sizeof *samples);
+    int status =
+        queue->ops->upload(queue, memory, whole != NULL ? (const void *)whole : samples, size);
+    const int waited = queue->ops->sync(queue);
+    ser_mem_free(whole);
+    return status == 0 ? waited : status;
 }
 
 bool ser_training_features_frozen(const ser_training *training)

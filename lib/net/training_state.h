@@ -10,9 +10,8 @@
 /* The place of a parameter that is not trained. */
 #define SER_NOWHERE SIZE_MAX
 
-/* Device memory that an update reads and writes. */
+/* Device memory that an update writes. */
 typedef struct ser_update_state {
-    ser_step step;
     double sum; /* of the squared gradient */
     int32_t skipped;
 } ser_update_state;
@@ -39,6 +38,13 @@ struct ser_training {
     ser_adamw_range *ranges;
     int32_t range_count;
     ser_update_state *update;
+
+    /* the step that was launched last */
+    ser_update_state *report; /* host memory: what its update wrote */
+    ser_outputs outputs;
+    int64_t clips;
+    float gradient_scale;
+    bool updates_weights;
 };
 
 /* Give every trained parameter its place (training->offsets, count, tape.first ...). `*ranges`, to be
@@ -49,12 +55,15 @@ int ser_training_lay_out(ser_training *training, ser_adamw_range **ranges);
 void ser_training_tie(ser_training *training);
 int ser_training_untie(ser_training *training);
 
-/* Device to device, through a little host memory: rare. */
+/* Queue a copy of f32 within the device. */
 int ser_training_copy(ser_training *training, float *to, const float *from, size_t elements);
 
 /* In place, between PyTorch's layout of a parameter, where the rows of a convolution are (channel,
  * tap), and that of the arrays, (tap, channel). */
 int ser_training_permute(const ser_net *net, size_t index, float *values, bool to_flat);
+
+/* ser_workspace_prepare; what does not fit is answered with how many such clips would. */
+int ser_training_make_room(ser_training *training, const ser_run *run);
 
 /* Packed matrices follow the flat weights. */
 int ser_training_repack(ser_training *training);

@@ -283,7 +283,7 @@ void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const
 
 ser_dropout ser_pass_dropout_key(const ser_pass *pass, float p, uint32_t op)
 {
-    return (ser_dropout){.p = p, .op = op, .step = pass->tape->step};
+    return (ser_dropout){.p = p, .op = op, .step = pass->input.step};
 }
 
 void ser_pass_dropout(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop, ser_tensor y)
@@ -388,6 +388,7 @@ void ser_workspace_free(ser_workspace *workspace)
     if (queue != NULL) {
         queue->ops->sync(queue); /* a failed call may have left work that uses what goes now */
         ser_recordings_free(workspace);
+        ser_results_free(workspace);
         ser_inputs_free(workspace);
         ser_device_memory_free(queue->ops, queue->context, &workspace->arena.memory);
         ser_device_memory_free(queue->ops, queue->context, &queue->scratch);

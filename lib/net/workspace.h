@@ -33,13 +33,20 @@ typedef struct ser_arena {
 
 enum { SER_RECORDINGS = 16 };
 
-/* A shape that has been predicted before, and its recorded work once it came a second time. */
+/* What two runs must have in common for one's recording to do the other's work. */
+typedef struct ser_run_shape {
+    int64_t batch, longest;                                     /* batch 0: none */
+    int64_t mel_time, mel_channel, hidden_time, hidden_channel; /* spans per clip */
+    int64_t parts; /* which of the run's inputs and halves are there (recordings.c) */
+} ser_run_shape;
+
+/* A shape that has been run before, and its recorded work once it came a second time. */
 typedef struct ser_recording {
-    int64_t batch, longest; /* batch 0: nothing here */
-    ser_graph *graph;       /* or NULL */
-    bool refused;           /* it cannot be recorded: the queue's ops are called every time */
-    uint64_t used;          /* when, in calls */
-    ser_stages stages;      /* where its outputs are */
+    ser_run_shape shape;
+    ser_graph *graph;  /* or NULL */
+    bool refused;      /* it cannot be recorded: the queue's ops are called every time */
+    uint64_t used;     /* when, in calls */
+    ser_stages stages; /* where its outputs are */
 } ser_recording;
 
 struct ser_workspace {
@@ -47,10 +54,13 @@ struct ser_workspace {
     ser_queue *queue;
     ser_arena arena;
     int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
-    void *staging; /* the host's image of the inputs; NULL where device memory is the host's */
-    size_t staging_size, input_size; /* of the image: reserved, used by the last pass */
-    float *results;                  /* host copies of a prediction's outputs, likewise */
-    size_t results_size;
+    /* The host's images of the inputs; NULL where device memory is the host's. Training writes one
+     * while the other may still be read. */
+    void *images[2];
+    int32_t image;                 /* the one at hand */
+    size_t image_size, input_size; /* bytes: reserved for each, used by the last pass */
+    float *results[2];             /* host copies of the outputs, likewise */
+    size_t results_size[2];
     ser_recording recordings[SER_RECORDINGS];
     uint64_t calls;
     int32_t *valid; /* [valid_count]: row 0 samples, row 1 + i level i, then the batch size */
@@ -66,13 +76,16 @@ typedef struct ser_run {
     const int64_t *counts;
     const ser_training_batch *input; /* NULL: prediction */
     ser_tape *tape;                  /* NULL: no backward half */
+    ser_training *update;            /* the weights are updated at the end; NULL: they stay */
+    const ser_step *step;            /* with a tape: what the device is to know of this step */
     bool features_only;              /* stop after the convolutions */
 } ser_run;
 
 /* Device copies of what a batch brings; absent where it brings none. */
 typedef struct ser_pass_input {
-    ser_tensor pcm;      /* the clips one below the other */
-    ser_tensor features; /* instead: what the frozen convolutions gave earlier, f32 */
+    ser_tensor pcm;            /* the clips one below the other */
+    const ser_source *sources; /* instead: where the clips or their features stay */
+    const ser_step *step;
     ser_tensor targets, mask;
     ser_tensor mel_warp, mel_offset;
     const int32_t *mel_time, *mel_channel, *hidden_time, *hidden_channel;
@@ -96,9 +109,11 @@ typedef struct ser_pass {
 /* Start a pass: empty the arena, give the inputs their places at its start (inputs.c). */
 void ser_pass_begin(ser_pass *pass);
 
-/* Write the inputs of the run into their host image, which the pass then moves in one transfer. */
+/* Write the inputs of the run into the host image at hand, which one transfer moves to their places.
+ */
 void ser_pass_fill(ser_pass *pass);
-void ser_pass_upload(ser_pass *pass);
+/* Write the run's step alone: it may change after the rest. */
+void ser_pass_fill_step(ser_pass *pass);
 
 /* Host memory for the inputs that ser_pass_begin has laid out (planning passes). */
 int ser_inputs_reserve(ser_workspace *workspace);
@@ -178,15 +193,32 @@ ser_tensor ser_pooling_backward(ser_pass *pass, ser_tensor dpooled);
 ser_tensor ser_transformer_backward(ser_pass *pass, ser_tensor dhidden);
 void ser_features_backward(ser_pass *pass, ser_tensor dfeatures);
 
-/* The whole of a run (net.c): plan it and make room, or do what was planned. The latter does not
- * wait. */
+/* The whole of a run without its transfers (net.c): plan it and make room, or do what was planned.
+ * The latter does not wait. */
 int ser_workspace_plan(ser_workspace *workspace, const ser_run *run);
 int ser_workspace_run(ser_workspace *workspace, const ser_run *run);
 
-/* The same for a prediction, from a recording where there is one (recordings.c). The run's
- * `longest` may grow: shapes are rounded so that few of them are recorded. */
-int ser_workspace_predict(ser_workspace *workspace, ser_run *run);
+/*
+ * A run from inputs in host memory to outputs in host memory, recorded where that can be
+ * (recordings.c). Prepare makes room and writes the inputs into their host image, beside the run
+ * that was launched before; launch queues the work. The outputs are there after a sync, and are
+ * overwritten by the next launch.
+ */
+int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run);
+int ser_workspace_launch(ser_workspace *workspace, const ser_run *run);
 void ser_recordings_free(ser_workspace *workspace);
+void ser_results_free(ser_workspace *workspace);
+
+/* Both for a prediction, with a sync. */
+int ser_workspace_predict(ser_workspace *workspace, ser_run *run);
+
+/* The length in samples to which clips are padded so that few shapes are recorded; on backends that
+ * cannot record, `longest` itself. */
+int64_t ser_workspace_rounded(const ser_workspace *workspace, int64_t longest);
+
+/* AdamW with what the backward half has added up, and everything that follows from new weights; or
+ * only its plan (training.c). */
+int ser_training_apply(ser_training *training, const ser_step *step);
 
 /* A pass with its geometry, before it begins. */
 ser_pass ser_pass_of(ser_workspace *workspace, const ser_run *run);

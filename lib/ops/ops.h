@@ -30,7 +30,8 @@
  * - Backward: gradients of parameters (dw, dbias, dgamma ...) are f32 in the layout of the
  *   parameter and are added to; gradients of activations (dx ...) are overwritten unless an
  *   argument says otherwise. A gradient that is absent is not wanted and costs nothing. The invalid
- *   rows of an incoming gradient are not read.
+ *   rows of an incoming gradient are not read; products that sum over rows may write zeros to the
+ *   invalid rows of x and dy.
  */
 #ifndef SER_OPS_OPS_H
 #define SER_OPS_OPS_H
@@ -46,7 +47,7 @@ extern "C" {
 #endif
 
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 3 };
+enum { SER_OPS_VERSION = 4 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };
@@ -102,6 +103,21 @@ typedef struct ser_dropout {
     uint32_t op;          /* which dropout of the graph, below 2^24 */
     const ser_step *step; /* device memory */
 } ser_dropout;
+
+/* A clip that stays in device memory. I16 stands for samples of 1 / 32768 each. */
+enum { SER_SOURCE_F32 = SER_F32, SER_SOURCE_BF16 = SER_BF16, SER_SOURCE_I16 = 2 };
+typedef struct ser_source {
+    const void *data; /* device memory, rows of the matrix that is gathered */
+    int64_t type;     /* SER_SOURCE_* */
+} ser_source;
+
+/* A batch from clips that lie anywhere: the valid rows of clip b are the first rows of sources[b],
+ * in y's type; the other rows are zeros. */
+typedef struct ser_gather_args {
+    const ser_source *sources; /* [batch], device memory */
+    ser_rows rows;
+    ser_tensor y; /* [batch * padded, C] */
+} ser_gather_args;
 
 /* PCM -> log-mel frames, level-normalised (models/FORMAT.md, "mel"). Frame t of a clip starts at
  * its sample t * hop. out valid = 1 + (n - frame) / hop. */
@@ -379,6 +395,7 @@ typedef struct ser_adamw_args {
 } ser_adamw_args;
 
 enum ser_op {
+    SER_OP_GATHER,
     SER_OP_LOG_MEL,
     SER_OP_MEL_WARP,
     SER_OP_WAVE_CONV,
@@ -450,6 +467,7 @@ struct ser_ops {
     /* bytes of scratch that an op needs with these arguments, the larger of both directions */
     size_t (*scratch)(const ser_queue *queue, enum ser_op op, const void *args);
 
+    int (*gather)(ser_queue *queue, const ser_gather_args *args);
     int (*log_mel_fwd)(ser_queue *queue, const ser_log_mel_args *args);
     int (*mel_warp_fwd)(ser_queue *queue, const ser_mel_warp_args *args);
     int (*wave_conv_fwd)(ser_queue *queue, const ser_wave_conv_args *args);
@@ -488,6 +506,7 @@ extern const ser_ops ser_cpu_ops;
  * While queue->planning is set nothing runs and data pointers may be NULL: only scratch needs are
  * recorded.
  */
+int ser_gather(ser_queue *queue, const ser_gather_args *args);
 int ser_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
 int ser_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args);
 int ser_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);

@@ -319,6 +319,17 @@ int ser_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
     return ready(queue, SER_OP_DROPOUT, args, &c) ? queue->ops->dropout_bwd(queue, args) : c.status;
 }
 
+int ser_gather(ser_queue *queue, const ser_gather_args *args)
+{
+    checker c = check_begin(queue, "gather", args);
+    if (c.status != 0) {
+        return c.status;
+    }
+    check_tensor(&c, "y", &args->y, check_rows(&c, "rows", &args->rows), args->y.cols);
+    check_memory(&c, "sources are absent", args->sources);
+    return ready(queue, SER_OP_GATHER, args, &c) ? queue->ops->gather(queue, args) : c.status;
+}
+
 int ser_span_mask(ser_queue *queue, const ser_span_mask_args *args)
 {
     checker c = check_begin(queue, "span_mask", args);

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "train/augment.h"
 #include "train/front_end.h"
+#include "train/inputs.h"
 #include "train/targets.h"
 
 /* What a call is about. */
@@ -183,6 +184,16 @@ static int pad_to_longest(ser_batch *b)
     return 0;
 }
 
+/* For the cache of what stays of the clips; hashing is better done here than between steps. */
+static int make_keys(ser_batch *b)
+{
+    b->keys = ser_mem_alloc((size_t)b->count, sizeof *b->keys);
+    for (int64_t i = 0; i < b->count && b->keys != NULL; i++) {
+        b->keys[i] = ser_inputs_key(b, i);
+    }
+    return b->keys != NULL ? 0 : SER_ERR_MEMORY;
+}
+
 int ser_batch_make(const ser_batch_source *source, const ser_clip *clips, size_t count,
                    int64_t epoch, bool augment, ser_batch **batch)
 {
@@ -208,6 +219,9 @@ int ser_batch_make(const ser_batch_source *source, const ser_clip *clips, size_t
     }
     if (status == 0 && source->config->pad_as_hf) {
         status = pad_to_longest(b);
+    }
+    if (status == 0 && source->caches && b->same_waveform) {
+        status = make_keys(b);
     }
     if (status != 0) {
         ser_batch_release(b);
@@ -235,5 +249,6 @@ void ser_batch_release(ser_batch *batch)
     ser_mem_free(batch->mel_offset);
     ser_mem_free(batch->mel_time);
     ser_mem_free(batch->mel_channel);
+    ser_mem_free(batch->keys);
     ser_mem_free(batch);
 }

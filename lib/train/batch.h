@@ -19,6 +19,7 @@ typedef struct ser_batch_source {
     /* [bins] of the net (SER_PARAM_MEL_STD), kept up to date by the trainer, in whose units
        mel_offset is; NULL: all 1. Not read where the model has no log-mels. */
     const float *mel_std;
+    bool caches; /* something of clips whose waveform nothing changes stays on the device */
 } ser_batch_source;
 
 struct ser_batch {
@@ -36,7 +37,8 @@ struct ser_batch {
     double weight;   /* sum over clips of clip weight * class weight: the loss's denominator */
     float *mel_warp, *mel_offset;    /* as ser_training_batch; NULL: none */
     int32_t *mel_time, *mel_channel; /* spans [count, n, 2] or NULL, n as in the options */
-    bool same_waveform; /* the samples are those without augmentation: features may be cached */
+    bool same_waveform; /* the samples are those without augmentation */
+    uint64_t *keys;     /* [count] ser_inputs_key; NULL: nothing of this batch is cached */
 };
 
 /* front_end.h says what happens to a clip's samples, targets.h what the loss compares with. The

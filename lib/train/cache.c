@@ -10,12 +10,14 @@ enum { FIRST_SLOTS = 64 }; /* a power of two */
 typedef struct entry {
     uint64_t id;
     int64_t length; /* samples */
-    size_t count;
-    float *features;
+    size_t size;
+    ser_source source;
 } entry;
 
 /* An open-addressing table: `slots` holds 1 + the place of an entry, 0 where there is none. */
-struct ser_feature_cache {
+struct ser_clip_cache {
+    const ser_ops *ops;
+    ser_context *context;
     uint64_t limit, bytes;
     entry *entries;
     size_t count, capacity;
@@ -32,7 +34,7 @@ static uint64_t mix(uint64_t x)
 }
 
 /* The slot that holds `id`, or the empty one where it belongs. */
-static size_t find_slot(const ser_feature_cache *cache, uint64_t id)
+static size_t find_slot(const ser_clip_cache *cache, uint64_t id)
 {
     size_t mask = cache->slot_count - 1;
     size_t i = (size_t)mix(id) & mask;
@@ -42,7 +44,7 @@ static size_t find_slot(const ser_feature_cache *cache, uint64_t id)
     return i;
 }
 
-static int make_slots(ser_feature_cache *cache, size_t slot_count)
+static int make_slots(ser_clip_cache *cache, size_t slot_count)
 {
     size_t *slots = ser_mem_alloc(slot_count, sizeof *slots);
     if (slots == NULL) {
@@ -57,40 +59,45 @@ static int make_slots(ser_feature_cache *cache, size_t slot_count)
     return 0;
 }
 
-int ser_feature_cache_create(uint64_t limit, ser_feature_cache **cache)
+int ser_clip_cache_create(const ser_ops *ops, ser_context *context, uint64_t limit,
+                          ser_clip_cache **cache)
 {
-    ser_feature_cache *c = ser_mem_alloc(1, sizeof *c);
+    ser_clip_cache *c = ser_mem_alloc(1, sizeof *c);
     *cache = NULL;
     if (c == NULL || make_slots(c, FIRST_SLOTS) != 0) {
-        ser_feature_cache_free(c);
+        ser_clip_cache_free(c);
         return SER_ERR_MEMORY;
     }
+    c->ops = ops;
+    c->context = context;
     c->limit = limit;
     *cache = c;
     return 0;
 }
 
-void ser_feature_cache_free(ser_feature_cache *cache)
+void ser_clip_cache_free(ser_clip_cache *cache)
 {
     if (cache == NULL) {
         return;
     }
-    ser_feature_cache_clear(cache);
+    ser_clip_cache_clear(cache);
     ser_mem_free(cache->entries);
     ser_mem_free(cache->slots);
     ser_mem_free(cache);
 }
 
-const float *ser_feature_cache_find(const ser_feature_cache *cache, uint64_t id, int64_t length)
+bool ser_clip_cache_find(const ser_clip_cache *cache, uint64_t id, int64_t length,
+                         ser_source *source)
 {
     size_t at = cache->slots[find_slot(cache, id)];
     if (id == 0 || at == 0 || cache->entries[at - 1].length != length) {
-        return NULL;
+        return false;
     }
-    return cache->entries[at - 1].features;
+    *source = cache->entries[at - 1].source;
+    return true;
 }
 
-static int make_room(ser_feature_cache *cache)
+static int make_room(ser_clip_cache *cache)
 {
     if (cache->count == cache->capacity) {
         size_t capacity = cache->capacity > 0 ? 2 * cache->capacity : FIRST_SLOTS / 2;
@@ -103,42 +110,42 @@ static int make_room(ser_feature_cache *cache)
                                                       : 0;
 }
 
-float *ser_feature_cache_add(ser_feature_cache *cache, uint64_t id, int64_t length, size_t count)
+void *ser_clip_cache_add(ser_clip_cache *cache, uint64_t id, int64_t length, size_t size,
+                         int32_t type)
 {
-    uint64_t room = cache->limit - cache->bytes;
-    if (id == 0 || count == 0 || count > room / sizeof(float) ||
+    void *memory = NULL;
+    if (id == 0 || size == 0 || size > cache->limit - cache->bytes ||
         cache->slots[find_slot(cache, id)] != 0 || make_room(cache) != 0) {
         return NULL;
     }
-    entry e = {.id = id, .length = length, .count = count};
-    e.features = ser_mem_alloc_raw(count, sizeof *e.features);
-    if (e.features == NULL) {
-        return NULL; /* a machine with less memory than the limit: as if the cache were full */
+    if (cache->ops->alloc(cache->context, size, &memory) != 0) {
+        return NULL; /* a device with less memory than the limit: as if the cache were full */
     }
-    cache->entries[cache->count++] = e;
+    cache->entries[cache->count++] =
+        (entry){.id = id, .length = length, .size = size, .source = {memory, type}};
     cache->slots[find_slot(cache, id)] = cache->count;
-    cache->bytes += (uint64_t)count * sizeof(float);
-    return e.features;
+    cache->bytes += (uint64_t)size;
+    return memory;
 }
 
 /* The last one's slot may be emptied: no later one was ever moved past it. */
-void ser_feature_cache_drop_last(ser_feature_cache *cache)
+void ser_clip_cache_drop_last(ser_clip_cache *cache)
 {
     const entry *e = &cache->entries[cache->count - 1];
     cache->slots[find_slot(cache, e->id)] = 0;
-    cache->bytes -= (uint64_t)e->count * sizeof(float);
-    ser_mem_free(e->features);
+    cache->bytes -= (uint64_t)e->size;
+    cache->ops->free(cache->context, (void *)(uintptr_t)e->source.data);
     cache->count--;
 }
 
-void ser_feature_cache_clear(ser_feature_cache *cache)
+void ser_clip_cache_clear(ser_clip_cache *cache)
 {
     while (cache->count > 0) {
-        ser_feature_cache_drop_last(cache);
+        ser_clip_cache_drop_last(cache);
     }
 }
 
-uint64_t ser_feature_cache_bytes(const ser_feature_cache *cache)
+uint64_t ser_clip_cache_bytes(const ser_clip_cache *cache)
 {
     return cache->bytes;
 }

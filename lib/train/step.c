@@ -8,6 +8,7 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fail.h"
 #include "base/fork.h"
@@ -16,15 +17,6 @@
 #include "train/masks.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
-
-/* What one pass over a batch needs and gives. */
-typedef struct pass {
-    const ser_batch *batch;
-    ser_inputs inputs;
-    ser_masks masks;
-    float *losses;        /* [count] */
-    float *probabilities; /* [count, labels] */
-} pass;
 
 static int check_batch(ser_trainer *t, const ser_batch *batch, const char *function)
 {
@@ -64,45 +56,24 @@ static int check_targets(const ser_trainer *t, const ser_batch *batch)
     return 0;
 }
 
-static int start_pass(ser_trainer *t, const ser_batch *batch, pass *p)
-{
-    size_t count = (size_t)batch->count;
-    *p = (pass){.batch = batch};
-    p->losses = ser_mem_alloc(count, sizeof *p->losses);
-    p->probabilities = ser_mem_alloc(count, t->model->config.label_count * sizeof *p->losses);
-    if (p->losses == NULL || p->probabilities == NULL) {
-        return SER_ERR_MEMORY;
-    }
-    return ser_inputs_find(t, batch, &p->inputs);
-}
-
-static void end_pass(pass *p)
-{
-    ser_inputs_clear(&p->inputs);
-    ser_masks_clear(&p->masks);
-    ser_mem_free(p->losses);
-    ser_mem_free(p->probabilities);
-}
-
 /* What evaluation and training have in common. */
-static ser_training_batch describe(const pass *p)
+static ser_training_batch describe(const ser_batch *batch, const ser_inputs *inputs)
 {
-    const ser_batch *batch = p->batch;
-    const float *const *features = p->inputs.features;
     return (ser_training_batch){
         .count = batch->count,
-        .samples = features == NULL ? (const float *const *)batch->samples : NULL,
+        .samples = (const float *const *)batch->samples,
         .lengths = batch->lengths,
-        .features = features,
+        .sources = inputs->sources,
+        .features = inputs->sources != NULL && inputs->features,
         .targets = batch->targets,
         .mask = batch->mask,
         .scale = 1.0F,
     };
 }
 
-static void add_noise(const ser_trainer *t, const pass *p, ser_training_batch *batch)
+static void add_noise(const ser_trainer *t, const ser_batch *made, const ser_masks *masks,
+                      ser_training_batch *batch)
 {
-    const ser_batch *made = p->batch;
     const ser_augment_options *augment = &t->options.augment;
     batch->mel_warp = made->mel_warp;
     batch->mel_offset = made->mel_offset;
@@ -112,9 +83,9 @@ static void add_noise(const ser_trainer *t, const pass *p, ser_training_batch *b
     if (made->mel_channel != NULL) {
         batch->mel_channel = (ser_spans){made->mel_channel, augment->mel_channel_spans};
     }
-    batch->hidden_time = (ser_spans){p->masks.time, p->masks.time_count};
-    batch->hidden_channel = (ser_spans){p->masks.channel, p->masks.channel_count};
-    batch->dropped_layers = p->masks.dropped;
+    batch->hidden_time = (ser_spans){masks->time, masks->time_count};
+    batch->hidden_channel = (ser_spans){masks->channel, masks->channel_count};
+    batch->dropped_layers = masks->dropped;
     batch->seed = t->options.seed;
     batch->step = (uint64_t)t->batches;
 }
@@ -182,141 +153,258 @@ static int64_t likeliest(const float *probabilities, size_t labels)
     return (int64_t)best;
 }
 
-static void summarise(const ser_trainer *t, const pass *p, ser_step_result *result)
+static void summarise(const ser_trainer *t, const ser_pending *p, ser_step_result *result)
 {
     const size_t labels = t->model->config.label_count;
-    const ser_batch *batch = p->batch;
     double sum = 0.0;
     result->bad_clip = -1;
-    for (int64_t b = 0; b < batch->count; b++) {
+    for (int64_t b = 0; b < p->count; b++) {
         const float *row = p->probabilities + (size_t)b * labels;
         sum += (double)p->losses[b];
-        result->correct += batch->labels[b] >= 0 && likeliest(row, labels) == batch->labels[b];
+        result->correct += p->labels[b] >= 0 && likeliest(row, labels) == p->labels[b];
     }
-    result->loss = batch->weight > 0.0 ? sum / batch->weight : sum;
+    result->loss = p->weight > 0.0 ? sum / p->weight : sum;
+    result->rate = p->factor * (double)t->options.rate;
+    result->head_rate = p->factor * (double)t->options.head_rate;
 }
 
 /* The id of the first clip whose loss is not finite, or NULL. */
-static const uint64_t *find_bad(const pass *p)
+static const uint64_t *find_bad(const ser_pending *p)
 {
     int64_t b = 0;
-    while (b < p->batch->count && isfinite(p->losses[b])) {
+    while (b < p->count && isfinite(p->losses[b])) {
         b++;
     }
-    return b < p->batch->count ? &p->batch->ids[b] : NULL;
+    return b < p->count ? &p->ids[b] : NULL;
 }
 
-/* The average starts as the weights after the first update (as PyTorch's AveragedModel), not as the
- * random ones before it. */
-static int update(ser_trainer *t, double factor, ser_step_result *result)
+static void note_update(ser_trainer *t, ser_step_result *result)
 {
-    const ser_update arguments = {
-        .rate = (float)factor,
-        .clip = t->options.clip_norm,
-        .gradient_scale = t->weight_sum > 0.0 ? (float)(1.0 / t->weight_sum) : 0.0F,
-        .average = t->step > 0 ? t->options.average : 0.0F,
-    };
-    bool skipped = false;
-    int status = ser_training_update(t->training, &arguments, &result->gradient_norm, &skipped);
-    if (status != 0) {
-        (void)drop_gradients(t); /* whatever failed, the next update starts anew */
-        return status;
-    }
-    if (skipped) {
-        return skip(t, NULL, result);
-    }
     t->step++;
     t->accumulated = 0;
     t->weight_sum = 0.0;
     t->skipped = 0;
     t->bad_clip_count = 0;
     result->updated = 1;
-    return 0;
 }
 
-static int finish_step(ser_trainer *t, const pass *p, ser_step_result *result)
+/* A loss that is not finite makes the gradient so too: then nothing was changed either. */
+static int finish_step(ser_trainer *t, const ser_pending *p, const ser_training_result *given,
+                       ser_step_result *result)
 {
-    double factor =
-        t->rate_factor * ser_schedule_factor(t->options.schedule, t->options.warmup_steps,
-                                             t->options.steps, t->step);
+    const uint64_t *bad = find_bad(p);
     int status = 0;
     summarise(t, p, result);
-    result->rate = factor * (double)t->options.rate;
-    result->head_rate = factor * (double)t->options.head_rate;
-    const uint64_t *bad = find_bad(p);
     if (bad != NULL) {
         status = skip(t, bad, result);
-    } else {
+    } else if (!p->updates) {
         t->accumulated++;
-        t->weight_sum += p->batch->weight;
-        status = t->accumulated == t->options.accumulate ? update(t, factor, result) : 0;
+        t->weight_sum += p->weight;
+    } else {
+        result->gradient_norm = given->norm;
+        if (given->skipped) {
+            status = skip(t, NULL, result);
+        } else {
+            note_update(t, result);
+        }
     }
     result->step = t->step;
     return status;
 }
 
-static int forward_backward(ser_trainer *t, pass *p)
+/* --- Under way --- */
+
+void ser_pending_clear(const ser_trainer *trainer, ser_pending *pending)
 {
-    const ser_batch *made = p->batch;
-    int status = ser_masks_draw(&t->model->config.arch, &t->options, (uint64_t)t->batches,
-                                made->lengths, made->count, &p->masks);
+    ser_pending *p = pending;
+    ser_inputs_clear(trainer, &p->inputs);
+    ser_mem_free(p->ids);
+    ser_mem_free(p->labels);
+    ser_mem_free(p->losses);
+    ser_mem_free(p->probabilities);
+    *p = (ser_pending){.active = false};
+}
+
+int ser_trainer_settle_step(ser_trainer *trainer)
+{
+    ser_trainer *t = trainer;
+    ser_pending *p = &t->pending;
+    ser_step_result own = {.struct_size = sizeof own};
+    if (!p->active) {
+        return 0;
+    }
+    ser_training_result given = {.losses = p->losses, .probabilities = p->probabilities};
+    int status = ser_training_wait(t->training, &given);
+    if (status == 0) {
+        status = finish_step(t, p, &given, &own);
+    } else {
+        (void)drop_gradients(t); /* whatever failed, the next update starts anew */
+    }
+    ser_pending_clear(t, p);
+    if (status == 0) {
+        t->results[t->result_count++] = own;
+    }
+    return status;
+}
+
+/* A copy of the batch's small things: the caller may free it once the step is launched. */
+static int start_pending(ser_trainer *t, const ser_batch *batch, ser_pending *p)
+{
+    const size_t count = (size_t)batch->count;
+    *p = (ser_pending){.count = batch->count, .weight = batch->weight};
+    p->ids = ser_mem_alloc(count, sizeof *p->ids);
+    p->labels = ser_mem_alloc(count, sizeof *p->labels);
+    p->losses = ser_mem_alloc(count, sizeof *p->losses);
+    p->probabilities = ser_mem_alloc(count, t->model->config.label_count * sizeof *p->losses);
+    if (p->ids == NULL || p->labels == NULL || p->losses == NULL || p->probabilities == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    memcpy(p->ids, batch->ids, count * sizeof *p->ids);
+    memcpy(p->labels, batch->labels, count * sizeof *p->labels);
+    return ser_inputs_find(t, batch, &p->inputs);
+}
+
+/* Whether the next batch does, if nothing goes wrong with the step under way. */
+static bool completes_update(const ser_trainer *t)
+{
+    const ser_pending *p = &t->pending;
+    const int32_t accumulated = !p->active ? t->accumulated : p->updates ? 0 : t->accumulated + 1;
+    return accumulated + 1 == t->options.accumulate;
+}
+
+/* The average starts as the weights after the first update (as PyTorch's AveragedModel), not as the
+ * random ones before it. */
+static int launch(ser_trainer *t, const ser_training_batch *batch, ser_pending *p)
+{
+    const double weight = t->weight_sum + p->weight;
+    p->factor = t->rate_factor * ser_schedule_factor(t->options.schedule, t->options.warmup_steps,
+                                                     t->options.steps, t->step);
+    p->updates = completes_update(t);
+    const ser_update update = {
+        .rate = (float)p->factor,
+        .clip = t->options.clip_norm,
+        .gradient_scale = weight > 0.0 ? (float)(1.0 / weight) : 0.0F,
+        .average = t->step > 0 ? t->options.average : 0.0F,
+    };
+    return ser_training_launch(t->training, batch, p->updates ? &update : NULL);
+}
+
+/*
+ * Everything that the host can do is done beside the step that is under way; its outcome is looked at
+ * before the next one is launched, because rates, averages and the number of batches in an update
+ * follow from it.
+ */
+static int follow(ser_trainer *t, const ser_training_batch *batch, ser_pending *p)
+{
+    const bool expected = completes_update(t);
+    int status = ser_training_prepare(t->training, batch, expected);
+    status = status == 0 ? ser_trainer_settle_step(t) : status;
+    if (status == 0 && completes_update(t) != expected) { /* that step was skipped */
+        status = ser_training_prepare(t->training, batch, !expected);
+    }
     if (status != 0) {
         return status;
     }
-    ser_training_batch batch = describe(p);
-    add_noise(t, p, &batch);
-    status = ser_training_accumulate(t->training, &batch, p->losses, p->probabilities);
+    status = launch(t, batch, p);
     if (status != 0) {
-        (void)drop_gradients(t); /* half of a backward pass is in them */
+        (void)drop_gradients(t); /* half of a backward pass may be in them */
+    }
+    return status;
+}
+
+static int submit(ser_trainer *t, const ser_batch *made, ser_pending *p)
+{
+    ser_masks masks = {.dropped = NULL};
+    int status = start_pending(t, made, p);
+    if (status == 0) {
+        status = ser_masks_draw(&t->model->config.arch, &t->options, (uint64_t)t->batches,
+                                made->lengths, made->count, &masks);
+    }
+    if (status == 0) {
+        ser_training_batch batch = describe(made, &p->inputs);
+        add_noise(t, made, &masks, &batch);
+        status = follow(t, &batch, p);
+    }
+    ser_masks_clear(&masks);
+    return status;
+}
+
+static int check_submission(ser_trainer *t, const ser_batch *batch)
+{
+    int status = check_batch(t, batch, "ser_train_step");
+    if (status == 0 && t->uses_average) {
+        status = ser_fail(SER_ERR_ARGUMENT, "ser_train_step: the average of the weights is in use; "
+                                            "call ser_trainer_use_average(trainer, 0) first");
+    }
+    if (status == 0 && t->result_count + t->pending.active >= SER_RESULTS) {
+        status = ser_fail(SER_ERR_ARGUMENT,
+                          "ser_train_submit: %d results wait for ser_train_collect", SER_RESULTS);
+    }
+    return status == 0 ? check_targets(t, batch) : status;
+}
+
+int ser_trainer_submit_batch(ser_trainer *trainer, const ser_batch *batch)
+{
+    ser_pending next = {.active = false};
+    int status = check_submission(trainer, batch);
+    if (status != 0) {
         return status;
     }
-    t->batches++;
+    status = submit(trainer, batch, &next);
+    if (status != 0) {
+        ser_pending_clear(trainer, &next);
+        return status;
+    }
+    next.active = true;
+    trainer->pending = next;
+    trainer->batches++;
     return 0;
+}
+
+int ser_trainer_collect_result(ser_trainer *trainer, ser_step_result *result, bool *found)
+{
+    *found = false;
+    int status = trainer->result_count == 0 ? ser_trainer_settle_step(trainer) : 0;
+    if (status == 0 && trainer->result_count > 0) {
+        *result = trainer->results[0];
+        *found = true;
+        trainer->result_count--;
+        memmove(trainer->results, trainer->results + 1,
+                (size_t)trainer->result_count * sizeof *trainer->results);
+    }
+    return status;
 }
 
 int ser_trainer_step_batch(ser_trainer *trainer, const ser_batch *batch, ser_step_result *result)
 {
-    pass p;
-    ser_step_result own = {.struct_size = sizeof own};
-    int status = check_batch(trainer, batch, "ser_train_step");
-    if (status == 0 && trainer->uses_average) {
-        status = ser_fail(SER_ERR_ARGUMENT, "ser_train_step: the average of the weights is in use; "
-                                            "call ser_trainer_use_average(trainer, 0) first");
-    }
+    int status = ser_trainer_submit_batch(trainer, batch);
+    status = status == 0 ? ser_trainer_settle_step(trainer) : status;
     if (status == 0) {
-        status = check_targets(trainer, batch);
-    }
-    if (status != 0) {
-        return status;
-    }
-    status = start_pass(trainer, batch, &p);
-    if (status == 0) {
-        status = forward_backward(trainer, &p);
-    }
-    if (status == 0) {
-        status = finish_step(trainer, &p, &own);
-    }
-    end_pass(&p);
-    if (status == 0) {
-        *result = own;
+        *result = trainer->results[--trainer->result_count];
     }
     return status;
 }
 
 /* --- Evaluation --- */
 
-static int check_outputs(const ser_trainer *t, const pass *p)
+/* The outputs of an evaluation. */
+typedef struct outputs {
+    float *losses;        /* [count] */
+    float *probabilities; /* [count, labels] */
+} outputs;
+
+static int check_outputs(const ser_trainer *t, const ser_batch *batch, const outputs *o)
 {
     const size_t labels = t->model->config.label_count;
-    for (int64_t b = 0; b < p->batch->count; b++) {
-        bool finite = isfinite(p->losses[b]) != 0;
+    for (int64_t b = 0; b < batch->count; b++) {
+        bool finite = isfinite(o->losses[b]) != 0;
         for (size_t k = 0; k < labels; k++) {
-            finite = finite && isfinite(p->probabilities[(size_t)b * labels + k]);
+            finite = finite && isfinite(o->probabilities[(size_t)b * labels + k]);
         }
         if (!finite) {
             return ser_fail(SER_ERR_NUMERIC,
                             "ser_trainer_evaluate: clip %llu: the network gave NaN or infinity",
-                            (unsigned long long)p->batch->ids[b]);
+                            (unsigned long long)batch->ids[b]);
         }
     }
     return 0;
@@ -329,27 +417,37 @@ static void give(const float *values, size_t count, float *to)
     }
 }
 
+static int evaluate(ser_trainer *t, const ser_batch *batch, const outputs *o)
+{
+    ser_inputs inputs;
+    int status = ser_inputs_find(t, batch, &inputs);
+    if (status == 0) {
+        const ser_training_batch arguments = describe(batch, &inputs);
+        status = ser_training_evaluate(t->training, &arguments, o->losses, o->probabilities);
+    }
+    ser_inputs_clear(t, &inputs);
+    return status == 0 ? check_outputs(t, batch, o) : status;
+}
+
 int ser_trainer_evaluate_batch(ser_trainer *trainer, const ser_batch *batch, float *losses,
                                float *probabilities)
 {
-    pass p;
     int status = check_batch(trainer, batch, "ser_trainer_evaluate");
+    status = status == 0 ? ser_trainer_settle_step(trainer) : status;
     if (status != 0) {
         return status;
     }
-    status = start_pass(trainer, batch, &p);
+    const size_t count = (size_t)batch->count;
+    const size_t labels = trainer->model->config.label_count;
+    const outputs own = {ser_mem_alloc(count, sizeof *losses),
+                         ser_mem_alloc(count, labels * sizeof *losses)};
+    status = own.losses != NULL && own.probabilities != NULL ? evaluate(trainer, batch, &own)
+                                                             : SER_ERR_MEMORY;
     if (status == 0) {
-        const ser_training_batch arguments = describe(&p);
-        status = ser_training_evaluate(trainer->training, &arguments, p.losses, p.probabilities);
+        give(own.losses, count, losses);
+        give(own.probabilities, count * labels, probabilities);
     }
-    if (status == 0) {
-        status = check_outputs(trainer, &p);
-    }
-    if (status == 0) {
-        give(p.losses, (size_t)batch->count, losses);
-        give(p.probabilities, (size_t)batch->count * trainer->model->config.label_count,
-             probabilities);
-    }
-    end_pass(&p);
+    ser_mem_free(own.losses);
+    ser_mem_free(own.probabilities);
     return status;
 }

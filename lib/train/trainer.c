@@ -87,6 +87,19 @@ static int read_mel_std(ser_trainer *t)
     return ser_net_get(t->model->net, find_param(params, SER_PARAM_MEL_STD), t->mel_std);
 }
 
+/* What frozen convolutions give stays on the device, else samples, if its memory is another. */
+static int make_cache(ser_trainer *t)
+{
+    const ser_device *device = t->model->device;
+    t->caches_features = t->model->config.arch.features == SER_FEATURES_CONV &&
+                         ser_training_features_frozen(t->training);
+    const bool useful = t->caches_features || !device->ops->host_memory;
+    return useful && t->options.cache_bytes > 0
+               ? ser_clip_cache_create(device->ops, device->context, t->options.cache_bytes,
+                                       &t->cache)
+               : 0;
+}
+
 static int make_parts(ser_trainer *t, const ser_trainer_options *options)
 {
     const ser_arch *arch = &t->model->config.arch;
@@ -94,9 +107,8 @@ static int make_parts(ser_trainer *t, const ser_trainer_options *options)
     if (status == 0) {
         status = make_training(t, options);
     }
-    if (status == 0 && arch->features == SER_FEATURES_CONV && options->cache_bytes > 0 &&
-        ser_training_features_frozen(t->training)) {
-        status = ser_feature_cache_create(options->cache_bytes, &t->cache);
+    if (status == 0) {
+        status = make_cache(t);
     }
     if (status == 0 && arch->features == SER_FEATURES_LOGMEL) {
         t->mel_std = ser_mem_alloc((size_t)arch->mel.bins, sizeof *t->mel_std);
@@ -142,10 +154,11 @@ void ser_trainer_release(ser_trainer *trainer)
     if (trainer == NULL) {
         return;
     }
-    ser_training_free(trainer->training);
+    ser_training_free(trainer->training); /* waits */
+    ser_pending_clear(trainer, &trainer->pending);
+    ser_clip_cache_free(trainer->cache);
     ser_model_give_back(trainer->model);
     ser_model_release(trainer->model);
-    ser_feature_cache_free(trainer->cache);
     ser_levels_free(trainer->levels);
     ser_mem_free(trainer->class_weights);
     ser_mem_free(trainer->mel_std);
@@ -159,7 +172,8 @@ ser_batch_source ser_trainer_source(const ser_trainer *trainer)
                               .config = &trainer->model->config,
                               .options = trainer->options,
                               .class_weights = trainer->class_weights,
-                              .mel_std = trainer->mel_std};
+                              .mel_std = trainer->mel_std,
+                              .caches = trainer->cache != NULL};
 }
 
 /* --- Levels of the log-mels --- */
@@ -233,6 +247,7 @@ int ser_trainer_settle_levels(ser_trainer *trainer)
 int ser_trainer_choose_average(ser_trainer *trainer, bool use)
 {
     int status = ser_fork_check(trainer->model->fork_generation, "the trainer");
+    status = status == 0 ? ser_trainer_settle_step(trainer) : status;
     if (status != 0 || trainer->options.average <= 0.0F || use == trainer->uses_average) {
         return status;
     }
@@ -274,6 +289,10 @@ static int write_checkpoint(ser_trainer *t, const void *arguments)
 int ser_trainer_write_checkpoint(ser_trainer *trainer, const char *path, const char *note)
 {
     const file_arguments a = {.path = path, .note = note};
+    int status = ser_trainer_settle_step(trainer);
+    if (status != 0) {
+        return status;
+    }
     if (trainer->accumulated > 0) {
         return ser_fail(SER_ERR_UNSUPPORTED,
                         "ser_trainer_save: %d of %d batches of an update are accumulated; save "
@@ -291,11 +310,12 @@ static int read_checkpoint(ser_trainer *t, const void *arguments)
         return status;
     }
     t->accumulated = 0;
+    t->result_count = 0;
     t->skipped = 0;
     t->bad_clip_count = 0;
     t->weight_sum = 0.0;
     if (t->cache != NULL) {
-        ser_feature_cache_clear(t->cache); /* of the convolutions that were replaced */
+        ser_clip_cache_clear(t->cache); /* of the convolutions that were replaced */
     }
     status = ser_training_clear(t->training);
     return status == 0 ? read_mel_std(t) : status;

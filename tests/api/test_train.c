@@ -153,6 +153,16 @@ START_TEST(null_and_ranges_of_trainers)
     assert_fails(ser_trainer_create(model, NULL, NULL), SER_ERR_ARGUMENT, "trainer is NULL");
     assert_fails(ser_train_step(NULL, batch, NULL), SER_ERR_ARGUMENT, "trainer is NULL");
     assert_fails(ser_train_step(trainer, NULL, NULL), SER_ERR_ARGUMENT, "batch is NULL");
+    ser_step_result result = {.struct_size = sizeof result};
+    int32_t found = 7;
+    assert_fails(ser_train_submit(NULL, batch), SER_ERR_ARGUMENT, "trainer is NULL");
+    assert_fails(ser_train_submit(trainer, NULL), SER_ERR_ARGUMENT, "batch is NULL");
+    assert_fails(ser_train_collect(NULL, &result, &found), SER_ERR_ARGUMENT, "trainer is NULL");
+    assert_fails(ser_train_collect(trainer, NULL, &found), SER_ERR_ARGUMENT, "result is NULL");
+    assert_fails(ser_train_collect(trainer, &result, NULL), SER_ERR_ARGUMENT, "found is NULL");
+    result.struct_size = 0;
+    assert_fails(ser_train_collect(trainer, &result, &found), SER_ERR_ARGUMENT, "struct_size");
+    ck_assert_int_eq(found, 7);
     assert_fails(ser_trainer_evaluate(trainer, NULL, NULL, NULL), SER_ERR_ARGUMENT, "batch");
     assert_fails(ser_trainer_observe(NULL, batch), SER_ERR_ARGUMENT, "trainer is NULL");
     assert_fails(ser_trainer_settle(NULL), SER_ERR_ARGUMENT, "trainer is NULL");

@@ -39,17 +39,15 @@ static double now(void)
     return seconds_of(CLOCK_MONOTONIC);
 }
 
-/* The linker puts this one before ser_training_update (--wrap): the public step has both halves. */
-int __real_ser_training_update(ser_training *training, const ser_update *update, double *norm,
-                               bool *skipped);
-int __wrap_ser_training_update(ser_training *training, const ser_update *update, double *norm,
-                               bool *skipped);
+/* The linker puts this one before ser_training_apply (--wrap): the public step has both halves. The
+ * last call of a step is the one that is not a plan. */
+int __real_ser_training_apply(ser_training *training, const ser_step *step);
+int __wrap_ser_training_apply(ser_training *training, const ser_step *step);
 
-int __wrap_ser_training_update(ser_training *training, const ser_update *update, double *norm,
-                               bool *skipped)
+int __wrap_ser_training_apply(ser_training *training, const ser_step *step)
 {
     double begin = now();
-    int status = __real_ser_training_update(training, update, norm, skipped);
+    int status = __real_ser_training_apply(training, step);
     update_seconds = now() - begin;
     return status;
 }

@@ -153,7 +153,8 @@ START_TEST(gradients)
     fixture f;
     open_fixture(&f, _i);
     const ser_params *params = ser_net_params(f.model->net);
-    assert_ok(ser_training_accumulate(f.training, &f.batch, NULL, NULL));
+    ser_training_result result = {.losses = NULL};
+    assert_ok(ser_training_step(f.training, &f.batch, NULL, &result));
     for (size_t i = 0; i < params->count; i++) {
         if (ser_training_is_trained(f.training, i)) {
             const double error = gradient_error(&f, i, &params->list[i]);
@@ -176,17 +177,15 @@ START_TEST(ten_steps)
     const ser_update update = {.rate = 1.0F, .clip = 1.0F, .gradient_scale = 1.0F};
     for (int step = 0; step < STEPS; step++) {
         float own[CLIPS];
-        double norm;
-        bool skipped;
-        assert_ok(ser_training_accumulate(f.training, &f.batch, own, NULL));
+        ser_training_result result = {.losses = own};
+        assert_ok(ser_training_step(f.training, &f.batch, &update, &result));
         const double loss =
             ((double)own[0] + (double)own[1] + (double)own[2]) * (double)f.batch.scale;
-        assert_ok(ser_training_update(f.training, &update, &norm, &skipped));
-        ck_assert(!skipped);
+        ck_assert(!result.skipped);
         ck_assert_msg(fabs(loss - (double)losses[step]) <= 1e-4 * (double)losses[step],
                       "%s: step %d: loss %.7f, not %.7f", goldens[_i].name, step, loss,
                       (double)losses[step]);
-        ck_assert_double_eq_tol(norm, (double)norms[step], 1e-3 * (double)norms[step]);
+        ck_assert_double_eq_tol(result.norm, (double)norms[step], 1e-3 * (double)norms[step]);
     }
     ck_assert_uint_eq(ser_training_updates(f.training), STEPS);
     free(norms);

@@ -152,7 +152,7 @@ END_TEST
 static ser_recording *recording_of(ser_workspace *w, int64_t count)
 {
     for (size_t i = 0; i < SER_RECORDINGS; i++) {
-        if (w->recordings[i].batch == count) {
+        if (w->recordings[i].shape.batch == count) {
             return &w->recordings[i];
         }
     }

@@ -142,7 +142,8 @@ static void check_kind(int kind)
     open_fixture(&f, kind);
     ser_training *training = train_all(&f);
     float losses[CLIPS];
-    assert_ok(ser_training_accumulate(training, &f.batch, losses, NULL));
+    ser_training_result result = {.losses = losses};
+    assert_ok(ser_training_step(training, &f.batch, NULL, &result));
     ck_assert_double_eq_tol((double)losses[0] + (double)losses[1] + (double)losses[2],
                             total_loss(training, &f), 1e-5);
     for (size_t i = 0; i < f.params->count; i++) {
@@ -185,8 +186,8 @@ START_TEST(frozen_keys_do_not_count)
         .rates = f.rates, .decays = f.decays, .beta1 = 0.9F, .beta2 = 0.999F, .eps = 1e-8F};
     ser_training *training;
     assert_ok(ser_training_create(f.random.net, &options, 1, &training));
-    float losses[CLIPS];
-    assert_ok(ser_training_accumulate(training, &f.batch, losses, NULL));
+    ser_training_result result = {.losses = NULL};
+    assert_ok(ser_training_step(training, &f.batch, NULL, &result));
     double sum = 0.0;
     for (size_t i = 0; i < f.params->count; i++) {
         const size_t count = (size_t)ser_param_elements(&f.params->list[i]);
@@ -200,10 +201,10 @@ START_TEST(frozen_keys_do_not_count)
         free(gradient);
     }
     const ser_update update = {.rate = 1.0F, .gradient_scale = 1.0F};
-    double norm;
-    bool skipped;
-    assert_ok(ser_training_update(training, &update, &norm, &skipped));
-    ck_assert_double_eq_tol(norm, sqrt(sum), 1e-9 * norm);
+    assert_ok(ser_training_clear(training));
+    assert_ok(ser_training_step(training, &f.batch, &update, &result));
+    ck_assert(!result.skipped);
+    ck_assert_double_eq_tol(result.norm, sqrt(sum), 1e-9 * result.norm);
     ser_training_free(training);
     close_fixture(&f);
 }

@@ -437,7 +437,7 @@ static float *run_with_cache(uint64_t bytes, bool with_ids, size_t *count, uint6
         step(batches[i % 2]);
     }
     assert_ok(ser_trainer_evaluate(trainer, batches[1], losses, NULL));
-    *held = trainer->cache != NULL ? ser_feature_cache_bytes(trainer->cache) : 0;
+    *held = trainer->cache != NULL ? ser_clip_cache_bytes(trainer->cache) : 0;
     ser_batch_free(&batches[0]);
     ser_batch_free(&batches[1]);
     return weights(count);
@@ -473,10 +473,11 @@ START_TEST(cached_features_are_used)
     make_trainer();
     ser_batch *batch = make_batch(0, 3);
     assert_ok(ser_trainer_evaluate(trainer, batch, before, NULL));
-    const float *features =
-        ser_feature_cache_find(trainer->cache, ser_inputs_key(batch, 1), batch->lengths[1]);
-    ck_assert_ptr_nonnull(features);
-    ((float *)(uintptr_t)features)[5] += 1.0F;
+    ser_source source;
+    ck_assert_uint_eq(batch->keys[1], ser_inputs_key(batch, 1));
+    ck_assert(ser_clip_cache_find(trainer->cache, batch->keys[1], batch->lengths[1], &source));
+    ck_assert_int_eq(source.type, SER_SOURCE_F32);
+    ((float *)(uintptr_t)source.data)[5] += 1.0F;
     assert_ok(ser_trainer_evaluate(trainer, batch, after, NULL));
     ck_assert(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
     ser_batch_free(&batch);
@@ -494,6 +495,8 @@ START_TEST(a_number_given_twice_is_no_mistake)
     for (int64_t i = 0; i < batch->lengths[1]; i++) {
         batch->samples[1][i] = -batch->samples[1][i] * (float)(1 + i % 3);
     }
+    ck_assert_uint_ne(ser_inputs_key(batch, 1), batch->keys[1]);
+    batch->keys[1] = ser_inputs_key(batch, 1);
     assert_ok(ser_trainer_evaluate(trainer, batch, after, NULL));
     ck_assert(before[0] == after[0] && before[1] != after[1] && before[2] == after[2]);
     ser_batch_free(&batch);
@@ -539,6 +542,85 @@ START_TEST(only_frozen_features_are_cached)
 }
 END_TEST
 
+/* Steps that are submitted ahead give what steps one by one do, and results in their order. */
+START_TEST(submitted_steps)
+{
+    enum { STEPS = 6 };
+    ser_step_result wanted[STEPS];
+    size_t count;
+    options.accumulate = 1 + _i % 2;
+    options.average = _i / 2 ? 0.9F : 0.0F;
+    float *weights_of[2];
+    for (int ahead = 0; ahead < 2; ahead++) {
+        make_model(WAVE, 1);
+        make_trainer();
+        int32_t found;
+        int collected = 0;
+        for (int i = 0; i < STEPS; i++) {
+            ser_batch *batch = make_batch(i % 2, 3);
+            if (ahead == 0) {
+                wanted[i].struct_size = sizeof wanted[i];
+                assert_ok(ser_train_step(trainer, batch, &wanted[i]));
+            } else {
+                assert_ok(ser_train_submit(trainer, batch));
+            }
+            ser_batch_free(&batch); /* the step may still be under way */
+            if (ahead == 1 && i % 3 == 1) {
+                ser_step_result result = {.struct_size = sizeof result};
+                assert_ok(ser_train_collect(trainer, &result, &found));
+                ck_assert_int_eq(found, 1);
+                ck_assert_mem_eq(&result, &wanted[collected], sizeof result);
+                collected++;
+            }
+        }
+        for (;;) {
+            ser_step_result result = {.struct_size = sizeof result};
+            assert_ok(ser_train_collect(trainer, &result, &found));
+            if (!found) {
+                break;
+            }
+            ck_assert_mem_eq(&result, &wanted[collected], sizeof result);
+            collected++;
+        }
+        ck_assert_int_eq(collected, ahead * STEPS);
+        weights_of[ahead] = weights(&count);
+    }
+    ck_assert_mem_eq(weights_of[0], weights_of[1], count * sizeof **weights_of);
+    free(weights_of[0]);
+    free(weights_of[1]);
+}
+END_TEST
+
+/* A step in between returns its own result; too many results that nobody collects are refused. */
+START_TEST(results_wait)
+{
+    enum { MOST = 64 };
+    ser_step_result result = {.struct_size = sizeof result};
+    int32_t found;
+    make_model(LOGMEL, 1);
+    make_trainer();
+    ser_batch *batch = make_batch(0, 1);
+    assert_ok(ser_train_collect(trainer, &result, &found));
+    ck_assert_int_eq(found, 0);
+    assert_ok(ser_train_submit(trainer, batch));
+    assert_ok(ser_train_step(trainer, batch, &result));
+    ck_assert_int_eq(result.step, 2);
+    for (int i = 1; i < MOST; i++) {
+        assert_ok(ser_train_submit(trainer, batch));
+    }
+    ck_assert_int_eq(ser_train_submit(trainer, batch), SER_ERR_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(ser_error_message(), "64 results wait for ser_train_collect"));
+    for (int i = 0; i < MOST; i++) {
+        assert_ok(ser_train_collect(trainer, &result, &found));
+        ck_assert_int_eq(found, 1);
+        ck_assert_int_eq(result.step, i == 0 ? 1 : i + 2);
+    }
+    assert_ok(ser_train_collect(trainer, &result, &found));
+    ck_assert_int_eq(found, 0);
+    ser_batch_free(&batch);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("step");
@@ -557,6 +639,8 @@ int main(void)
     tcase_add_loop_test(tc, loss_by_hand, 0, KINDS);
     tcase_add_loop_test(tc, frozen_weights_stay_bit_by_bit, 0, KINDS);
     tcase_add_loop_test(tc, all_blocks_may_be_dropped, 0, KINDS);
+    tcase_add_loop_test(tc, submitted_steps, 0, 4);
+    tcase_add_test(tc, results_wait);
     tcase_add_test(tc, rates_follow_the_schedule);
     tcase_add_test(tc, cached_features_change_nothing);
     tcase_add_test(tc, cached_features_are_used);

@@ -147,6 +147,7 @@ const ser_ops ser_cpu_ops = {
     .weight_set = ser_gemm_weight_set,
     .weight_get = ser_gemm_weight_get,
     .scratch = cpu_scratch,
+    .gather = ser_cpu_gather,
     .log_mel_fwd = ser_cpu_log_mel_fwd,
     .mel_warp_fwd = ser_cpu_mel_warp_fwd,
     .wave_conv_fwd = ser_cpu_wave_conv_fwd,

@@ -124,6 +124,7 @@ void ser_cpu_conv_tail_bwd(const ser_kernels *kernels, const conv_tail *tail,
                            const conv_tail_row *row);
 
 /* The ops; what they compute stands in ops/ops.h, how in the file of the same name. */
+int ser_cpu_gather(ser_queue *queue, const ser_gather_args *args);
 int ser_cpu_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
 size_t ser_cpu_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);
 int ser_cpu_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args);
