@@ -10,6 +10,8 @@
 #include "message.h"
 #include "text.h"
 
+const char *const device_precision_names[] = {"auto", "f32", "bf16", NULL};
+
 int device_parse(const char *text, ser_device_options *options)
 {
     int64_t index = 0;

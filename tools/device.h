@@ -8,6 +8,9 @@
 
 #include <ser/device.h>
 
+/* SER_PRECISION_* by name, for a CLI_CHOICE. */
+extern const char *const device_precision_names[];
+
 /* Read "auto", "cpu", "cuda" or "cuda:N" into kind and index: CLI_CONTINUE or an exit code. */
 int device_parse(const char *text, ser_device_options *options);
 

@@ -49,7 +49,6 @@ typedef struct predict_options {
 } predict_options;
 
 /* In the order of SER_PRECISION_*. */
-static const char *const precision_names[] = {"auto", "f32", "bf16", NULL};
 
 /* The member of predict_options that an option sets. */
 #define SETS(member) .offset = offsetof(predict_options, member)
@@ -96,7 +95,7 @@ static const cli_option options_table[] = {
      .help = "auto (default: a GPU if there is one), cpu, cuda or cuda:N"},
     {CLI_FLAG, 0, "list-devices", NULL, SETS(list_devices),
      .help = "list the usable devices and exit"},
-    {CLI_CHOICE, 0, "precision", "FORMAT", SETS(precision), .choices = precision_names,
+    {CLI_CHOICE, 0, "precision", "FORMAT", SETS(precision), .choices = device_precision_names,
      .help = "auto (default: bf16 on a GPU, f32 on the CPU), f32 or bf16"},
     {CLI_INTEGER, 't', "threads", "N", SETS(threads), 1, 1024,
      .help = "CPU threads (default: $OMP_NUM_THREADS, else all)"},

@@ -48,6 +48,7 @@ typedef struct train_options {
     /* run */
     const char *output, *config;
     int32_t print_config, resume, force, dry_run, eval_only, part;
+    int32_t precision; /* SER_PRECISION_* */
     int32_t keep, save_every, eval_every, log_every;
     double time_limit; /* seconds; 0: none */
     /* computation and output */

@@ -95,21 +95,23 @@ static void count_step(train_work *w, int64_t clips, const ser_step_result *step
     }
 }
 
-/* Compute one batch. After a step that was skipped the rest of its update's batches are left out
- * (`*dropping`), so that updates begin at multiples of --accumulate again. */
-static int take_step(train_work *w, const loader_plan *plan, const ser_batch *batch, bool *dropping)
+/* Take in what the oldest step under way gave. After a step that was skipped the rest of its update's
+ * batches are left out (`*dropping`), so that updates begin at multiples of --accumulate again. */
+static int take_result(train_work *w, const loader_plan *plan, bool *dropping)
 {
     ser_step_result step = {.struct_size = sizeof step};
     size_t b = (size_t)w->state.batch;
-    int status = ser_train_step(w->trainer, batch, &step);
-    if (status != 0) {
-        return train_fail(status);
+    int32_t found = 0;
+    int status = ser_train_collect(w->trainer, &step, &found);
+    if (status != 0 || !found) {
+        return status != 0 ? train_fail(status) : 0;
     }
+    w->state.batch++;
     if (step.skipped) {
         train_work_note_skip(w, plan, &step);
         w->state.skipped++;
         w->skipped++;
-        *dropping = true;
+        *dropping = w->state.batch % w->session->options->accumulate != 0;
     } else {
         count_step(w, (int64_t)(plan->starts[b + 1] - plan->starts[b]), &step);
         show(w, step.loss);
@@ -135,26 +137,60 @@ static int between_updates(train_work *w)
     return stop_requested() != 0 ? 128 + stop_requested() : 0;
 }
 
-static bool epoch_goes_on(const train_work *w, const loader_plan *plan)
+/* `ahead`: steps under way, each an update. */
+static bool epoch_goes_on(const train_work *w, const loader_plan *plan, int64_t ahead)
 {
-    return !w->late && (size_t)w->state.batch < plan->batches &&
-           ser_trainer_steps(w->trainer) < w->steps;
+    return !w->late && (size_t)(w->state.batch + ahead) < plan->batches &&
+           ser_trainer_steps(w->trainer) + ahead < w->steps;
+}
+
+/* Whether the step under way must be over before the next one: something may have to be saved after
+ * it, or it decides whether the batches of its update that follow are left out. */
+static bool must_wait(const train_work *w)
+{
+    const train_options *o = w->session->options;
+    return o->accumulate > 1 || save_asked != 0 || stop_requested() != 0 ||
+           train_session_late(w->session) ||
+           is_due(ser_trainer_steps(w->trainer) + 1, o->save_every);
+}
+
+/* One batch into the trainer; results follow one step later, but where somebody waits for them. */
+static int run_batch(train_work *w, const loader_plan *plan, const ser_batch *batch, int64_t *ahead,
+                     bool *dropping)
+{
+    int status = ser_train_submit(w->trainer, batch);
+    int code = status != 0 ? train_fail(status) : 0;
+    if (code == 0 && *ahead > 0) {
+        code = take_result(w, plan, dropping);
+    }
+    *ahead = 1;
+    if (code == 0 && must_wait(w)) {
+        code = take_result(w, plan, dropping);
+        *ahead = 0;
+    }
+    return code;
 }
 
 static int run_batches(train_work *w, const loader_plan *plan, loader *l)
 {
     int64_t group = w->session->options->accumulate;
+    int64_t ahead = 0;
     bool dropping = false;
     int code = 0;
-    while (code == 0 && epoch_goes_on(w, plan)) {
+    while (code == 0 && epoch_goes_on(w, plan, ahead)) {
         ser_batch *batch = NULL;
         code = loader_next(l, &batch);
-        if (code == 0 && !dropping) {
-            code = take_step(w, plan, batch, &dropping);
+        if (code == 0 && dropping) {
+            w->state.batch++;
+        } else if (code == 0) {
+            code = run_batch(w, plan, batch, &ahead, &dropping);
         }
         ser_batch_free(&batch);
-        w->state.batch++;
-        if (code == 0 && w->state.batch % group == 0) {
+        if (code == 0 && !epoch_goes_on(w, plan, ahead) && ahead > 0) {
+            code = take_result(w, plan, &dropping);
+            ahead = 0;
+        }
+        if (code == 0 && ahead == 0 && w->state.batch % group == 0) {
             dropping = false;
             code = between_updates(w);
         }
@@ -172,7 +208,7 @@ static int run_epoch(train_work *w)
     w->epoch_started = train_clock();
     w->epoch_clips = 0;
     int code = 0;
-    if (epoch_goes_on(w, &plan)) {
+    if (epoch_goes_on(w, &plan, 0)) {
         loader_setup setup = {.trainer = w->trainer,
                               .data = &s->data,
                               .cache = s->cache,

@@ -53,11 +53,7 @@ int train_session_open(train_session *s, const train_options *o, int argc, char 
 {
     *s = (train_session){.options = o, .started = train_clock()};
     s->command = join_command(argc, argv);
-    ser_device_options device_options = o->device_options;
-    if (device_options.kind == SER_DEVICE_AUTO && !o->eval_only) {
-        device_options.kind = SER_DEVICE_CPU; /* CUDA predicts only, so far */
-    }
-    int status = ser_device_open(&device_options, &s->device);
+    int status = ser_device_open(&o->device_options, &s->device);
     if (status != 0) {
         return train_fail(status);
     }
@@ -127,6 +123,7 @@ int train_model_create(train_session *s, ser_model **model)
     ser_model_options_init(&options, sizeof options);
     options.seed = (uint64_t)o->seed;
     options.layer_mix = o->layer_mix;
+    options.precision = o->precision;
     int code = 0;
     if (o->init != NULL) {
         return train_model_load(s, o->init, model);
@@ -143,7 +140,10 @@ int train_model_create(train_session *s, ser_model **model)
 
 int train_model_load(train_session *s, const char *path, ser_model **model)
 {
-    int status = ser_model_load(s->device, path, NULL, model);
+    ser_model_options options;
+    ser_model_options_init(&options, sizeof options);
+    options.precision = s->options->precision;
+    int status = ser_model_load(s->device, path, &options, model);
     return status != 0 ? train_fail(status) : train_data_bind(&s->data, *model);
 }
 

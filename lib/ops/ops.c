@@ -130,6 +130,7 @@ int ser_wave_conv_bwd(ser_queue *queue, const ser_wave_conv_args *args)
     check_geometry(&c, &args->rows_in, &args->rows_out, args->kernel, args->stride);
     check_tensor(&c, "dy", &args->dy, rows_out, channels);
     check_tensor(&c, "z", &args->z, rows_out, channels);
+    check_like(&c, "z", &args->z, &args->dy);
     check_wave_filters(&c, args, channels);
     check_gradient(&c, "dw", &args->dw, channels, args->kernel);
     check_optional_vector(&c, "dbias", &args->dbias, channels);
@@ -184,6 +185,10 @@ int ser_conv_bwd(ser_queue *queue, const ser_conv_args *args)
         check_tensor(&c, "x", &args->x, rows_in, inputs);
         check_gradient(&c, "dw", &args->dw, channels, args->kernel * inputs);
     }
+    check_like(&c, "z", &args->z, &args->dy);
+    check_like(&c, "x", &args->x, &args->dy);
+    check_like(&c, "dx", &args->dx, &args->dy);
+    check_weight_type(&c, args->w, &args->dy);
     check_norm_gradients(&c, args->norm, &args->dgamma, &args->dbeta, channels);
     check_optional_vector(&c, "dbias", &args->dbias, channels);
     check_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
@@ -239,6 +244,9 @@ int ser_linear_bwd(ser_queue *queue, const ser_linear_args *args)
         check_tensor(&c, "x", &args->x, rows, inputs);
         check_gradient(&c, "dw", &args->dw, outputs, inputs);
     }
+    check_like(&c, "x", &args->x, &args->dy);
+    check_like(&c, "dx", &args->dx, &args->dy);
+    check_weight_type(&c, args->w, &args->dy);
     check_optional_vector(&c, "dbias", &args->dbias, outputs);
     check_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
     return ready(queue, SER_OP_LINEAR, args, &c) ? queue->ops->linear_bwd(queue, args) : c.status;
@@ -294,6 +302,10 @@ int ser_pos_conv_bwd(ser_queue *queue, const ser_pos_conv_args *args)
     if (present(&c, &args->dw)) {
         check_tensor(&c, "x", &args->x, rows, channels);
     }
+    check_like(&c, "x", &args->x, &args->dy);
+    check_like(&c, "z", &args->z, &args->dy);
+    check_like(&c, "dx", &args->dx, &args->dy);
+    check_weight_type(&c, args->w, &args->dy);
     check_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
     check_apart(&c, "z and dx overlap", &args->z, &args->dx);
     return ready(queue, SER_OP_POS_CONV, args, &c) ? queue->ops->pos_conv_bwd(queue, args)

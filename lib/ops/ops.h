@@ -327,10 +327,12 @@ typedef struct ser_cross_entropy_args {
     ser_tensor mask;          /* [batch, K] f32 or absent: every class */
     ser_tensor probabilities; /* [batch, K] */
 
-    /* training; backward reads probabilities */
+    /* training; backward reads probabilities, and loss if it is there */
     ser_tensor targets; /* [batch, K] f32, 0 where the mask is */
     ser_tensor loss;    /* [batch, 1] f32 */
-    float scale;        /* dlogits = scale (probabilities sum_k targets - targets) */
+    float scale;
+    /* scale (probabilities sum_k targets - targets); NaN in a row whose loss is not finite, so that
+     * the update that would follow is skipped */
     ser_tensor dlogits;
 } ser_cross_entropy_args;
 

@@ -72,6 +72,11 @@ int ser_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args)
     check_optional(&c, "dsum", &args->dsum, rows, channels);
     check_optional(&c, "dx", &args->dx, rows, channels);
     check_optional(&c, "dh", &args->dh, rows, channels);
+    check_like(&c, "sum", &args->sum, &args->x);
+    check_like(&c, "dy", &args->dy, &args->x);
+    check_like(&c, "dsum", &args->dsum, &args->x);
+    check_like(&c, "dx", &args->dx, &args->x);
+    check_like(&c, "dh", &args->dh, &args->x);
     check_gradient(&c, "dgamma", &args->dgamma, 1, channels);
     check_gradient(&c, "dbeta", &args->dbeta, 1, channels);
     check_dropout(&c, &args->dropout);
@@ -135,6 +140,9 @@ int ser_attention_bwd(ser_queue *queue, const ser_attention_args *args)
     check_tensor(&c, "lse", &args->lse, rows, args->heads);
     check_tensor(&c, "dy", &args->dy, rows, channels);
     check_tensor(&c, "dqkv", &args->dqkv, rows, 3 * channels);
+    check_like(&c, "dy", &args->dy, &args->qkv);
+    check_like(&c, "dqkv", &args->dqkv, &args->qkv);
+    check_f32(&c, "lse", &args->lse);
     check_apart(&c, "qkv and dqkv overlap", &args->qkv, &args->dqkv);
     check_apart(&c, "y and dqkv overlap", &args->y, &args->dqkv);
     check_apart(&c, "dy and dqkv overlap", &args->dy, &args->dqkv);
@@ -177,6 +185,10 @@ int ser_layer_mix_bwd(ser_queue *queue, const ser_layer_mix_args *args)
         check_tensor(&c, "x", &args->x, rows, channels);
         check_vector(&c, "dots", &args->dots, args->w.cols);
     }
+    const ser_tensor *like = present(&c, &args->dx) ? &args->dx : &args->x;
+    check_like(&c, "x", &args->x, like);
+    check_that(&c, c.status != 0 || args->dy.type == SER_F32 || args->dy.type == like->type,
+               "dy is of another type than x");
     check_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
     check_apart(&c, "x and dx overlap", &args->x, &args->dx);
     return ready(queue, SER_OP_LAYER_MIX, args, &c) ? queue->ops->layer_mix_bwd(queue, args)
@@ -218,8 +230,11 @@ int ser_attn_pool_bwd(ser_queue *queue, const ser_attn_pool_args *args)
     check_tensor(&c, "alpha", &args->alpha, rows, 1);
     check_f32(&c, "alpha", &args->alpha);
     check_tensor(&c, "dy", &args->dy, args->rows.batch, args->x.cols);
+    check_f32(&c, "dy", &args->dy);
     check_optional(&c, "dx", &args->dx, rows, args->x.cols);
     check_optional(&c, "du", &args->du, rows, args->u.cols);
+    check_like(&c, "dx", &args->dx, &args->x);
+    check_like(&c, "du", &args->du, &args->x);
     if (present(&c, &args->w)) {
         check_tensor(&c, "u", &args->u, rows, args->u.cols);
         check_vector(&c, "w", &args->w, args->u.cols);
@@ -272,7 +287,10 @@ int ser_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args)
     check_tensor(&c, "probabilities", p, p->rows, p->cols);
     check_tensor(&c, "targets", &args->targets, p->rows, p->cols);
     check_f32(&c, "targets", &args->targets);
+    check_optional(&c, "loss", &args->loss, p->rows, 1);
+    check_f32(&c, "loss", &args->loss);
     check_tensor(&c, "dlogits", &args->dlogits, p->rows, p->cols);
+    check_f32(&c, "dlogits", &args->dlogits);
     check_apart(&c, "probabilities and dlogits overlap", p, &args->dlogits);
     check_apart(&c, "targets and dlogits overlap", &args->targets, &args->dlogits);
     return ready(queue, SER_OP_CROSS_ENTROPY, args, &c) ? queue->ops->cross_entropy_bwd(queue, args)
@@ -309,11 +327,13 @@ int ser_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
     int64_t rows = check_rows(&c, "rows", &args->rows);
     check_tensor(&c, "dy", &args->dy, rows, args->dy.cols);
     check_tensor(&c, "dx", &args->dx, rows, args->dy.cols);
+    check_like(&c, "dx", &args->dx, &args->dy);
     check_activation(&c, args->activation);
     check_dropout(&c, &args->dropout);
     check_same_or_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
     if (args->activation != SER_ACT_NONE) {
         check_tensor(&c, "x", &args->x, rows, args->dy.cols);
+        check_like(&c, "x", &args->x, &args->dy);
         check_apart(&c, "x and dx overlap", &args->x, &args->dx);
     }
     return ready(queue, SER_OP_DROPOUT, args, &c) ? queue->ops->dropout_bwd(queue, args) : c.status;

@@ -190,5 +190,157 @@ START_TEST(test_same_bits)
 }
 END_TEST
 
+/* --- Backward --- */
+
+/* Both sides compute in double and round once. */
+#define GRADIENT_TOLERANCE 2e-7
+
+/* The same probabilities on both sides; returns dlogits. */
+static twin check_gradient(const batch *b, const float *probabilities, float scale)
+{
+    const twin p = twin_values(b->rows, b->classes, SER_F32, probabilities);
+    const twin t = twin_values(b->rows, b->classes, SER_F32, b->targets);
+    const twin dlogits = twin_output(b->rows, b->classes, SER_F32);
+    ser_cross_entropy_args args = {
+        .probabilities = p.cpu, .targets = t.cpu, .scale = scale, .dlogits = dlogits.cpu};
+    RUN_CPU(ser_cross_entropy_bwd, &args);
+    args.probabilities = p.gpu;
+    args.targets = t.gpu;
+    args.dlogits = dlogits.gpu;
+    RUN_GPU(ser_cross_entropy_bwd, &args);
+    twin_check("dlogits", &dlogits, NULL, GRADIENT_TOLERANCE, false);
+    twin_check_slack("dlogits", &dlogits);
+    return dlogits;
+}
+
+START_TEST(test_gradients)
+{
+    const int64_t classes[] = {1, 2, 7, 24, 32, 33, 512, 1030};
+    const int64_t rows[] = {1, 3, 4, 5, 70};
+    twin p;
+    twin loss;
+    for (size_t i = 0; i < 2 * sizeof classes / sizeof *classes; i++) {
+        batch b = batch_of(rows[i % 5], classes[i / 2], 3.0F, i % 2 != 0);
+        check_batch(&b, false, &p, &loss);
+        check_gradient(&b, p.cpu.data, 0.3F);
+        batch_free(&b);
+    }
+}
+END_TEST
+
+/* Near the optimum the gradient is a small difference, which f32 products would lose. */
+START_TEST(test_infinite_loss_stops_the_update)
+{
+    const float p[] = {0.25F, 0.75F, 1.0F, 0.0F, 1.0F, 0.0F};
+    const float targets[] = {0.0F, 1.0F, 0.0F, 1.0F, 1.0F, 0.0F};
+    const float losses[] = {0.3F, INFINITY, NAN};
+    const twin dlogits = twin_output(3, 2, SER_F32);
+    const ser_cross_entropy_args args = {
+        .probabilities = twin_values(3, 2, SER_F32, p).gpu,
+        .targets = twin_values(3, 2, SER_F32, targets).gpu,
+        .loss = twin_values(3, 1, SER_F32, losses).gpu,
+        .scale = 2.0F,
+        .dlogits = dlogits.gpu,
+    };
+    RUN_GPU(ser_cross_entropy_bwd, &args);
+    const float *d = gpu_values(&dlogits.gpu);
+    ck_assert(d[0] == 0.5F && d[1] == -0.5F);
+    for (int i = 2; i < 6; i++) {
+        ck_assert(isnan(d[i]));
+    }
+}
+END_TEST
+
+START_TEST(test_small_gradient)
+{
+    const float p[] = {0.3F, 0.3F, 0.4F};
+    float targets[] = {0.9F, 0.89999998F, 1.2F};
+    const batch soft = {.rows = 1, .classes = 3, .targets = targets};
+    const twin dlogits = check_gradient(&soft, p, 2.0F);
+    const double sum = (double)targets[0] + (double)targets[1] + (double)targets[2];
+    const float *got = gpu_values(&dlogits.gpu);
+    for (int k = 0; k < 3; k++) {
+        const double expected = 2.0 * ((double)p[k] * sum - (double)targets[k]);
+        ck_assert_double_lt(fabs(expected), 1e-6);
+        ck_assert_double_eq_tol((double)got[k] / expected, 1.0, 1e-6);
+    }
+}
+END_TEST
+
+/* A row's NaN stays in the row; a row without classes gets zeros; twice the same bits. */
+START_TEST(test_gradient_rows)
+{
+    enum { ROWS = 6, K = 40 };
+    twin p;
+    twin loss;
+    batch b = batch_of(ROWS, K, 2.0F, true);
+    for (int k = 0; k < K; k++) {
+        b.mask[2 * K + k] = b.targets[2 * K + k] = 0.0F;
+        b.logits[4 * K + k] = NAN;
+        b.mask[4 * K + k] = 1.0F;
+    }
+    check_batch(&b, false, &p, &loss);
+    const twin dlogits = check_gradient(&b, p.cpu.data, 1.5F);
+    const float *got = gpu_values(&dlogits.gpu);
+    for (int e = 0; e < ROWS * K; e++) {
+        ck_assert(!isnan(got[e]) == (e / K != 4));
+        ck_assert(e / K != 2 || got[e] == 0.0F);
+    }
+    const twin again = check_gradient(&b, p.cpu.data, 1.5F);
+    ck_assert_mem_eq(got, gpu_values(&again.gpu), ROWS * K * sizeof(float));
+    batch_free(&b);
+}
+END_TEST
+
+static double gpu_loss(const ser_cross_entropy_args *args)
+{
+    assert_ok(ser_cross_entropy_fwd(gpu.queue, args));
+    assert_ok(gpu.ops->sync(gpu.queue));
+    const float *loss = gpu_values(&args->loss);
+    double total = 0.0;
+    for (int64_t r = 0; r < args->loss.rows; r++) {
+        total += (double)args->scale * (double)loss[r];
+    }
+    return total;
+}
+
+/* Central differences of the GPU's own forward: its losses of about 5 have errors of 1e-6, which
+ * the step of 1/32 makes 2e-5; the third derivative adds 2e-4 of a probability at most. */
+START_TEST(test_differences)
+{
+    enum { ROWS = 3, K = 7 };
+    const float step = 0.03125F;
+    batch b = batch_of(ROWS, K, 2.0F, true);
+    const twin p = twin_output(ROWS, K, SER_F32);
+    const twin dlogits = twin_output(ROWS, K, SER_F32);
+    twin z = twin_values(ROWS, K, SER_F32, b.logits);
+    const ser_cross_entropy_args args = {
+        .logits = z.gpu,
+        .mask = twin_values(ROWS, K, SER_F32, b.mask).gpu,
+        .probabilities = p.gpu,
+        .targets = twin_values(ROWS, K, SER_F32, b.targets).gpu,
+        .loss = twin_output(ROWS, 1, SER_F32).gpu,
+        .scale = 0.7F,
+        .dlogits = dlogits.gpu,
+    };
+    RUN_GPU(ser_cross_entropy_fwd, &args);
+    RUN_GPU(ser_cross_entropy_bwd, &args);
+    const float *got = gpu_values(&dlogits.gpu);
+    for (int e = 0; e < ROWS * K; e++) {
+        double losses[2];
+        for (int i = 0; i < 2; i++) {
+            const float value = b.logits[e] + (i == 0 ? -step : step);
+            assert_ok(gpu.ops->upload(gpu.queue, (float *)z.gpu.data + e, &value, sizeof value));
+            losses[i] = gpu_loss(&args);
+        }
+        assert_ok(gpu.ops->upload(gpu.queue, (float *)z.gpu.data + e, &b.logits[e], sizeof(float)));
+        ck_assert_double_eq_tol((double)got[e], (losses[1] - losses[0]) / (2.0 * (double)step),
+                                3e-4);
+    }
+    batch_free(&b);
+}
+END_TEST
+
 CUDA_SUITE("cuda_cross_entropy", test_sizes, test_no_class_at_all, test_nan_survives,
-           test_small_loss, test_same_bits)
+           test_small_loss, test_same_bits, test_gradients, test_infinite_loss_stops_the_update,
+           test_small_gradient, test_gradient_rows, test_differences)

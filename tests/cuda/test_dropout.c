@@ -141,5 +141,182 @@ START_TEST(test_padding_is_written_and_bits_repeat)
 }
 END_TEST
 
+/* --- Backward --- */
+
+static void run_both_bwd(int32_t activation, float p, const twin *x, const twin_rows *rows,
+                         const twin *dy, const twin *dx)
+{
+    ser_dropout_args args = {.x = x->cpu,
+                             .rows = rows->cpu,
+                             .activation = activation,
+                             .dropout = {.p = p, .op = 0xABCDEF, .step = &step},
+                             .dy = dy->cpu,
+                             .dx = dx->cpu};
+    RUN_CPU(ser_dropout_bwd, &args);
+    args.x = x->gpu;
+    args.rows = rows->gpu;
+    args.dy = dy->gpu;
+    args.dx = dx->gpu;
+    args.dropout.step = p > 0.0F ? gpu_copy(&step, sizeof step) : NULL;
+    RUN_GPU(ser_dropout_bwd, &args);
+}
+
+/* x is absent where it is not needed. */
+static void check_gradient(const twin_rows *rows, int64_t channels, int32_t type,
+                           int32_t activation, float p, bool in_place)
+{
+    const int64_t total = rows->cpu.batch * rows->cpu.padded;
+    twin x = twin_absent();
+    if (activation != SER_ACT_NONE) {
+        x = twin_input(total, channels, type, 1, 4.0F, 0);
+        twin_fill_padding(&x, rows, NAN);
+    }
+    twin dy = twin_input(total, channels, type, 2, 3.0F, 0);
+    twin_fill_padding(&dy, rows, NAN);
+    const twin dx = in_place ? dy : twin_output(total, channels, type);
+    run_both_bwd(activation, p, &x, rows, &dy, &dx);
+    twin_check("dx", &dx, rows, bound_of(type), true);
+    twin_check_slack("dx", &dx);
+    twins_free();
+}
+
+START_TEST(test_gradients)
+{
+    const int64_t sizes[] = {768, 24, 7, 1, 265};
+    for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+        for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+            for (int i = 0; i < 5; i++) {
+                for (int in_place = 0; in_place < 2; in_place++) {
+                    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+                    const float p = i % 2 == in_place ? 0.1F : 0.0F;
+                    check_gradient(&rows, sizes[i], type, activation, p, in_place > 0);
+                }
+            }
+        }
+    }
+}
+END_TEST
+
+/* More rows than a card's warps take at a time; and clips of one row, or of none. */
+START_TEST(test_gradients_of_many_rows)
+{
+    enum { CLIPS = 9000 };
+    static const int32_t lengths[] = {2999, 7, 3001};
+    int32_t short_lengths[CLIPS];
+    for (int i = 0; i < CLIPS; i++) {
+        short_lengths[i] = i % 7 > 0;
+    }
+    for (int64_t channels = 1; channels <= 8; channels += 7) {
+        twin_rows rows = twin_rows_of(3, 3001, lengths);
+        check_gradient(&rows, channels, SER_BF16, SER_ACT_RELU, 0.1F, true);
+        rows = twin_rows_of(CLIPS, 1, short_lengths);
+        check_gradient(&rows, channels, SER_F32, SER_ACT_NONE, 0.0F, false);
+    }
+}
+END_TEST
+
+START_TEST(test_gradient_s_mask_is_forward_s)
+{
+    const int64_t sizes[] = {768, 24, 7, 1, 1030};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+        const twin x = twin_input(TOTAL, sizes[i], SER_F32, 1, 1.0F, 0);
+        const twin y = twin_output(TOTAL, sizes[i], SER_F32);
+        const twin dx = twin_output(TOTAL, sizes[i], SER_F32);
+        run_both(SER_ACT_NONE, 0.3F, &x, &rows, &y);
+        run_both_bwd(SER_ACT_NONE, 0.3F, &x, &rows, &x, &dx);
+        twin_check_dropped(&dx, &rows, 0.3F);
+        const size_t in_valid = (size_t)(valid[0] * sizes[i]) * sizeof(float);
+        ck_assert_mem_eq(gpu_values(&dx.gpu), gpu_values(&y.gpu), in_valid);
+        twins_free();
+    }
+}
+END_TEST
+
+/* The derivatives where they are 0 or 1 at last, and at NaN. */
+START_TEST(test_derivatives_at_extremes)
+{
+    enum { N = 20 };
+    static const int32_t one[] = {1};
+    const float values[N] = {NAN,    INFINITY, -INFINITY, 1e30F, -1e30F, 3e38F, -3e38F,
+                             0.0F,   -0.0F,    1e-38F,    88.0F, -88.0F, 5.7F,  -5.7F,
+                             -0.75F, 14.1F,    -14.1F,    NAN,   1.0F,   -1.0F};
+    float ones[N];
+    for (int i = 0; i < N; i++) {
+        ones[i] = 1.0F;
+    }
+    for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+        for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+            const twin_rows rows = twin_rows_of(1, 1, one);
+            const twin x = twin_values(1, N, type, values);
+            const twin dy = twin_values(1, N, type, ones);
+            const twin dx = twin_output(1, N, type);
+            run_both_bwd(activation, 0.0F, &x, &rows, &dy, &dx);
+            twin_check("derivative", &dx, &rows, bound_of(type), false);
+            twins_free();
+        }
+    }
+}
+END_TEST
+
+/* Central differences of the GPU's own forward. f32's noise over the step is some 1e-5, the step's
+ * square times the third derivative some 1e-4; no value of x is within a step of ReLU's corner. */
+START_TEST(test_differences)
+{
+    enum { CHANNELS = 13, N = BATCH * PADDED * CHANNELS };
+    const float width = 0.0078125F;
+    for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+        const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+        float *values[3];
+        float *y[2];
+        for (int i = 0; i < 3; i++) {
+            values[i] = malloc(N * sizeof(float));
+            harness_fill(values[i], N, 1, 2.0F);
+            for (int e = 0; e < N; e++) {
+                values[i][e] += (values[i][e] < 0.0F ? -0.01F : 0.01F) + (float)(i - 1) * width;
+            }
+        }
+        const twin dy = twin_input(TOTAL, CHANNELS, SER_F32, 2, 1.0F, 0);
+        const twin dx = twin_output(TOTAL, CHANNELS, SER_F32);
+        for (int i = 0; i < 3; i++) {
+            const twin x = twin_values(TOTAL, CHANNELS, SER_F32, values[i]);
+            const twin out = twin_output(TOTAL, CHANNELS, SER_F32);
+            run_both(activation, 0.2F, &x, &rows, &out);
+            if (i == 1) {
+                run_both_bwd(activation, 0.2F, &x, &rows, &dy, &dx);
+            } else {
+                y[i / 2] = gpu_values(&out.gpu);
+            }
+            free(values[i]);
+        }
+        const float *got = gpu_values(&dx.gpu);
+        for (int e = 0; e < valid[0] * CHANNELS; e++) {
+            const double slope = ((double)y[1][e] - (double)y[0][e]) / (2.0 * (double)width);
+            const double expected = slope * (double)((const float *)dy.cpu.data)[e];
+            if (!(fabs((double)got[e] - expected) <= 5e-4)) {
+                ck_abort_msg("activation %d: dx[%d] is %g, the slope %g", activation, e,
+                             (double)got[e], expected);
+            }
+        }
+        twins_free();
+    }
+}
+END_TEST
+
+START_TEST(test_gradient_s_bits_repeat)
+{
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    const twin x = twin_input(TOTAL, 13, SER_BF16, 1, 4.0F, 0);
+    const twin dy = twin_input(TOTAL, 13, SER_BF16, 2, 4.0F, 0);
+    const twin dx[] = {twin_output(TOTAL, 13, SER_BF16), twin_output(TOTAL, 13, SER_BF16)};
+    for (int i = 0; i < 2; i++) {
+        run_both_bwd(SER_ACT_GELU, 0.3F, &x, &rows, &dy, &dx[i]);
+    }
+    ck_assert_mem_eq(gpu_bytes(&dx[0].gpu), gpu_bytes(&dx[1].gpu), TOTAL * 13 * 2);
+}
+END_TEST
+
 CUDA_SUITE("cuda_dropout", test_values, test_mask_is_the_cpu_s, test_extremes,
-           test_padding_is_written_and_bits_repeat)
+           test_padding_is_written_and_bits_repeat, test_gradients, test_gradients_of_many_rows,
+           test_gradient_s_mask_is_forward_s, test_derivatives_at_extremes, test_differences,
+           test_gradient_s_bits_repeat)

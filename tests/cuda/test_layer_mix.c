@@ -128,5 +128,235 @@ START_TEST(test_padding_is_written_and_bits_repeat)
 }
 END_TEST
 
+/* --- Backward --- */
+
+typedef struct mix {
+    int64_t channels;
+    int32_t x_type, dy_type;
+    int32_t states;
+    bool dx, dw;
+} mix;
+
+typedef struct gradients {
+    twin_rows rows;
+    twin w, dy, dots, dw;
+} gradients;
+
+static gradients gradients_of(const mix *m, const twin_rows *rows, const twin *w)
+{
+    const int64_t total = rows->cpu.batch * rows->cpu.padded;
+    gradients g = {.rows = *rows, .w = *w};
+    g.dy = twin_input(total, m->channels, m->dy_type, 30, 2.0F, 0);
+    twin_fill_padding(&g.dy, rows, NAN);
+    g.dots = m->dw ? twin_output(1, m->states, SER_F32) : twin_absent();
+    g.dw = m->dw ? twin_input(1, m->states, SER_F32, 31, 3.0F, 0) : twin_absent();
+    return g;
+}
+
+static void run_term(const mix *m, const gradients *g, int32_t index, const twin *x, const twin *dx)
+{
+    ser_layer_mix_args args = {.x = x->cpu,
+                               .rows = g->rows.cpu,
+                               .w = g->w.cpu,
+                               .index = index,
+                               .dy = g->dy.cpu,
+                               .dx = dx->cpu,
+                               .first = index == m->states - 1,
+                               .dots = g->dots.cpu,
+                               .dw = g->dw.cpu};
+    RUN_CPU(ser_layer_mix_bwd, &args);
+    args.x = x->gpu;
+    args.rows = g->rows.gpu;
+    args.w = g->w.gpu;
+    args.dy = g->dy.gpu;
+    args.dx = dx->gpu;
+    args.dots = g->dots.gpu;
+    args.dw = g->dw.gpu;
+    RUN_GPU(ser_layer_mix_bwd, &args);
+}
+
+/* One term, with x absent where no weights are wanted; the first dx holds NaN. */
+static void check_term(const mix *m, const gradients *g, int32_t index)
+{
+    const int64_t total = g->rows.cpu.batch * g->rows.cpu.padded;
+    twin x = twin_absent();
+    twin dx = twin_absent();
+    if (m->dw) {
+        x = twin_input(total, m->channels, m->x_type, (uint64_t)index + 1, 3.0F, 0);
+        twin_fill_padding(&x, &g->rows, NAN);
+    }
+    if (m->dx && index < m->states - 1) {
+        dx = twin_input(total, m->channels, m->x_type, (uint64_t)index + 101, 1.0F, 0);
+        twin_fill_padding(&dx, &g->rows, NAN);
+    } else if (m->dx) {
+        dx = twin_output(total, m->channels, m->x_type);
+    }
+    run_term(m, g, index, &x, &dx);
+    if (m->dx) {
+        twin_check("dx", &dx, &g->rows, bound(m->x_type, 1), true);
+        twin_check_slack("dx", &dx);
+    }
+}
+
+/* Sums of up to 4e4 products of either sign: the largest is a hundredth of what is added up for it,
+ * of which f32 loses some 1e-7. */
+#define DOTS_TOLERANCE 2e-5
+
+static void check_backward(const mix *m, const twin_rows *rows, const twin *w)
+{
+    const gradients g = gradients_of(m, rows, w);
+    for (int32_t i = m->states - 1; i >= 0; i--) {
+        check_term(m, &g, i);
+    }
+    if (m->dw) {
+        twin_check("dots", &g.dots, NULL, DOTS_TOLERANCE, false);
+        twin_check("dw", &g.dw, NULL, DOTS_TOLERANCE, false);
+        twin_check_slack("dots", &g.dots);
+        twin_check_slack("dw", &g.dw);
+    }
+    twins_free();
+}
+
+START_TEST(test_gradients)
+{
+    const int64_t sizes[] = {768, 24, 7, 1, 1030};
+    for (int t = 0; t < 3; t++) {
+        for (int i = 0; i < 5 * 4; i++) {
+            const mix m = {.channels = sizes[i / 4],
+                           .x_type = types[t][0],
+                           .dy_type = types[t][1],
+                           .states = i < 4 ? 2 : 4,
+                           .dx = i % 2 > 0,
+                           .dw = i % 4 > 1};
+            const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+            const twin w = twin_input(1, m.states, SER_F32, 7, 2.0F, 0);
+            check_backward(&m, &rows, &w);
+        }
+    }
+}
+END_TEST
+
+START_TEST(test_gradients_of_weights)
+{
+    const int32_t states[] = {1, 13, 40}; /* 40: more weights than lanes */
+    for (int i = 0; i < 3; i++) {
+        const mix m = {5, SER_BF16, SER_F32, states[i], false, true};
+        const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+        const twin w = twin_input(1, states[i], SER_F32, 7, 2.0F, 0);
+        check_backward(&m, &rows, &w);
+    }
+}
+END_TEST
+
+static void check_extreme_backward(const float *weights, int32_t states)
+{
+    const mix m = {9, SER_F32, SER_F32, states, true, true};
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    const twin w = twin_values(1, states, SER_F32, weights);
+    check_backward(&m, &rows, &w);
+}
+
+START_TEST(test_gradients_at_extremes)
+{
+    check_extreme_backward((const float[]){1e4F, -1e4F, 9999.0F}, 3);
+    check_extreme_backward((const float[]){-3e38F, 3e38F}, 2);
+    check_extreme_backward((const float[]){0.0F, -INFINITY}, 2);
+    check_extreme_backward((const float[]){0.5F, NAN, 2.0F}, 3); /* everything is NaN */
+}
+END_TEST
+
+/* More rows than a card's warps take at a time; and clips of one row, or of none. */
+START_TEST(test_gradients_of_many_rows)
+{
+    enum { CLIPS = 9000 };
+    static const int32_t lengths[] = {2999, 7, 3001};
+    int32_t short_lengths[CLIPS];
+    for (int i = 0; i < CLIPS; i++) {
+        short_lengths[i] = i % 7 > 0;
+    }
+    for (int64_t channels = 1; channels <= 8; channels += 7) {
+        const mix m = {channels, SER_BF16, SER_F32, 2, true, true};
+        twin_rows rows = twin_rows_of(3, 3001, lengths);
+        twin w = twin_input(1, 2, SER_F32, 7, 2.0F, 0);
+        check_backward(&m, &rows, &w);
+        rows = twin_rows_of(CLIPS, 1, short_lengths);
+        w = twin_input(1, 2, SER_F32, 7, 2.0F, 0);
+        check_backward(&m, &rows, &w);
+    }
+}
+END_TEST
+
+START_TEST(test_gradient_s_bits_repeat)
+{
+    const mix m = {264, SER_BF16, SER_BF16, 1, true, true};
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    const twin w = twin_input(1, 1, SER_F32, 7, 2.0F, 0);
+    const twin x = twin_input(TOTAL, 264, SER_BF16, 1, 2.0F, 0);
+    const twin dx[] = {twin_output(TOTAL, 264, SER_BF16), twin_output(TOTAL, 264, SER_BF16)};
+    float *dots[2];
+    for (int i = 0; i < 2; i++) {
+        const gradients g = gradients_of(&m, &rows, &w);
+        run_term(&m, &g, 0, &x, &dx[i]);
+        dots[i] = gpu_values(&g.dots.gpu);
+    }
+    ck_assert_mem_eq(dots[0], dots[1], sizeof(float));
+    ck_assert_mem_eq(gpu_bytes(&dx[0].gpu), gpu_bytes(&dx[1].gpu), (size_t)TOTAL * 264 * 2);
+}
+END_TEST
+
+/* Central differences of dy . y, y by the GPU's forward, in every weight. f32's noise over the step
+ * is some 1e-4 of the sum of |dy y|, some 300 here. */
+enum { FEW = 3, NARROW = 5 };
+
+static double dy_dot_y(const twin_rows *rows, const twin *w, const twin x[FEW], const twin *dy)
+{
+    const twin y = twin_output(TOTAL, NARROW, SER_F32);
+    for (int32_t i = 0; i < FEW; i++) {
+        add_term(&x[i], rows, w, i, &y);
+    }
+    const float *values = gpu_values(&y.gpu);
+    double sum = 0.0;
+    for (int64_t e = 0; e < TOTAL * NARROW; e++) {
+        if (e / NARROW % PADDED < valid[e / NARROW / PADDED]) {
+            sum += (double)values[e] * (double)((const float *)dy->cpu.data)[e];
+        }
+    }
+    return sum;
+}
+
+START_TEST(test_differences)
+{
+    const mix m = {NARROW, SER_F32, SER_F32, FEW, false, true};
+    const float weights[FEW] = {0.25F, -0.5F, 1.0F};
+    const float width = 0.03125F;
+    const twin_rows rows = twin_rows_of(BATCH, PADDED, valid);
+    const twin w = twin_values(1, FEW, SER_F32, weights);
+    const gradients g = gradients_of(&m, &rows, &w);
+    const twin absent = twin_absent();
+    twin x[FEW];
+    for (int32_t i = FEW - 1; i >= 0; i--) {
+        x[i] = twin_input(TOTAL, NARROW, SER_F32, (uint64_t)i + 1, 3.0F, 0);
+        run_term(&m, &g, i, &x[i], &absent);
+    }
+    float before[FEW];
+    harness_fill(before, FEW, 31, 3.0F); /* as gradients_of has it */
+    const float *dw = gpu_values(&g.dw.gpu);
+    for (int32_t i = 0; i < FEW; i++) {
+        double loss[2];
+        for (int k = 0; k < 2; k++) {
+            float moved[FEW];
+            memcpy(moved, weights, sizeof moved);
+            moved[i] += k == 0 ? -width : width;
+            const twin there = twin_values(1, FEW, SER_F32, moved);
+            loss[k] = dy_dot_y(&rows, &there, x, &g.dy);
+        }
+        const double expected = (loss[1] - loss[0]) / (2.0 * (double)width);
+        ck_assert_double_eq_tol((double)dw[i] - (double)before[i], expected, 0.02);
+    }
+}
+END_TEST
+
 CUDA_SUITE("cuda_layer_mix", test_mix, test_weights, test_extremes, test_nan_survives,
-           test_padding_is_written_and_bits_repeat)
+           test_padding_is_written_and_bits_repeat, test_gradients, test_gradients_of_weights,
+           test_gradients_at_extremes, test_gradients_of_many_rows, test_gradient_s_bits_repeat,
+           test_differences)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fixture.h"
 
+#include "ops/cuda/cuda.h"
+
 static const int32_t types[] = {SER_F32, SER_BF16};
 
 typedef struct size {
@@ -185,5 +187,222 @@ START_TEST(test_recorded)
 }
 END_TEST
 
+/* --- Backward --- */
+
+typedef struct gradients {
+    twin x, dy, dx, dw, dbias;
+    twin_rows rows;
+    ser_linear_args cpu, gpu;
+} gradients;
+
+/* Everything wanted; dw and dbias hold numbers already. NaN in the invalid rows of inputs. */
+static gradients gradients_of(const size *s, int32_t type)
+{
+    const int32_t valid[] = {s->valid0, s->valid1};
+    const int64_t rows = 2 * s->padded;
+    const float scale = 1.0F / sqrtf((float)s->n);
+    const twin_weight w = twin_weight_of(s->n, s->k, 1, type, 2, scale);
+    gradients g = {.x = twin_input(rows, s->k, type, 1, 1.0F, 0),
+                   .dy = twin_input(rows, s->n, type, 3, 1.0F, 0),
+                   .dx = twin_output(rows, s->k, type),
+                   .dw = twin_input(s->n, s->k, SER_F32, 4, 1.0F, 0),
+                   .dbias = twin_input(1, s->n, SER_F32, 5, 1.0F, 0),
+                   .rows = twin_rows_of(2, s->padded, valid)};
+    twin_fill_padding(&g.x, &g.rows, NAN);
+    twin_fill_padding(&g.dy, &g.rows, NAN);
+    g.cpu = (ser_linear_args){.x = g.x.cpu,
+                              .rows = g.rows.cpu,
+                              .w = w.cpu,
+                              .dy = g.dy.cpu,
+                              .dx = g.dx.cpu,
+                              .dw = g.dw.cpu,
+                              .dbias = g.dbias.cpu};
+    g.gpu = (ser_linear_args){.x = g.x.gpu,
+                              .rows = g.rows.gpu,
+                              .w = w.gpu,
+                              .dy = g.dy.gpu,
+                              .dx = g.dx.gpu,
+                              .dw = g.dw.gpu,
+                              .dbias = g.dbias.gpu};
+    return g;
+}
+
+/* dw and dbias are sums in f32 of products that f32 holds, in every type: only dx is rounded. */
+static void check_gradients(size s, int32_t type)
+{
+    const gradients g = gradients_of(&s, type);
+    RUN_CPU(ser_linear_bwd, &g.cpu);
+    RUN_GPU(ser_linear_bwd, &g.gpu);
+    twin_check("dx", &g.dx, &g.rows, tolerance_of(type), false);
+    twin_check("dw", &g.dw, NULL, F32_TOLERANCE, false);
+    twin_check("dbias", &g.dbias, NULL, F32_TOLERANCE, false);
+    twin_check("x", &g.x, &g.rows, 0.0, false); /* only padding may be overwritten */
+    twin_check("dy", &g.dy, &g.rows, 0.0, false);
+    twin_check_slack("x", &g.x);
+    twin_check_slack("dy", &g.dy);
+    twin_check_slack("dx", &g.dx);
+    twin_check_slack("dw", &g.dw);
+    twin_check_slack("dbias", &g.dbias);
+    twins_free();
+}
+
+START_TEST(test_gradients_agree_with_cpu)
+{
+    for (int i = 0; i < 2; i++) {
+        check_gradients((size){.padded = 1, .valid0 = 1, .valid1 = 1, .k = 1, .n = 1}, types[i]);
+        check_gradients((size){.padded = 1, .valid0 = 1, .valid1 = 1, .k = 40, .n = 5}, types[i]);
+        check_gradients((size){.padded = 7, .valid0 = 7, .valid1 = 5, .k = 3, .n = 17}, types[i]);
+        check_gradients((size){.padded = 9, .valid0 = 1, .valid1 = 8, .k = 24, .n = 16}, types[i]);
+        check_gradients((size){.padded = 30, .valid0 = 0, .valid1 = 30, .k = 33, .n = 8}, types[i]);
+        check_gradients((size){.padded = 75, .valid0 = 74, .valid1 = 9, .k = 8, .n = 64}, types[i]);
+    }
+}
+END_TEST
+
+/* What a gradient is does not depend on which others are wanted; with no dw no x is there. */
+START_TEST(test_absent_gradients_are_not_made)
+{
+    const size s = {.padded = 9, .valid0 = 9, .valid1 = 4, .k = 20, .n = 12};
+    for (int i = 0; i < 2; i++) {
+        const size_t dx_size = (size_t)(9 * 20) * (types[i] == SER_BF16 ? 2 : 4);
+        const gradients all = gradients_of(&s, types[i]);
+        RUN_GPU(ser_linear_bwd, &all.gpu);
+        const void *dx = gpu_bytes(&all.gpu.dx);
+        const void *dw = gpu_bytes(&all.gpu.dw);
+        const void *dbias = gpu_bytes(&all.gpu.dbias);
+        gradients only = gradients_of(&s, types[i]);
+        only.gpu.x = only.gpu.dw = only.gpu.dbias = (ser_tensor){0};
+        RUN_GPU(ser_linear_bwd, &only.gpu);
+        ck_assert_mem_eq(gpu_bytes(&only.dx.gpu), dx, dx_size); /* the first clip's */
+        only = gradients_of(&s, types[i]);
+        only.gpu.dx = only.gpu.dbias = (ser_tensor){0};
+        RUN_GPU(ser_linear_bwd, &only.gpu);
+        ck_assert_mem_eq(gpu_bytes(&only.dw.gpu), dw, 12 * 20 * sizeof(float));
+        twin_check("dbias", &only.dbias, NULL, 0.0, false); /* as it was */
+        only = gradients_of(&s, types[i]);
+        only.gpu.x = only.gpu.dx = only.gpu.dw = (ser_tensor){0};
+        RUN_GPU(ser_linear_bwd, &only.gpu);
+        ck_assert_mem_eq(gpu_bytes(&only.dbias.gpu), dbias, 12 * sizeof(float));
+        twin_check("dw", &only.dw, NULL, 0.0, false);
+        only.gpu.dbias = (ser_tensor){0};
+        RUN_GPU(ser_linear_bwd, &only.gpu); /* nothing to do */
+        twins_free();
+    }
+}
+END_TEST
+
+/* A recording adds to what is there at replay, and gives the same bits as a call. */
+START_TEST(test_recorded_gradients)
+{
+    const size s = {.padded = 40, .valid0 = 39, .valid1 = 17, .k = 24, .n = 20};
+    for (int i = 0; i < 2; i++) {
+        ser_graph *graph;
+        const size_t dx_size = (size_t)(39 * 24) * (types[i] == SER_BF16 ? 2 : 4);
+        const gradients g = gradients_of(&s, types[i]);
+        const gradients again = gradients_of(&s, types[i]);
+        RUN_GPU(ser_linear_bwd, &g.gpu);
+        assert_ok(gpu.ops->capture_begin(gpu.queue));
+        const int status = ser_linear_bwd(gpu.queue, &again.gpu);
+        assert_ok(gpu.ops->capture_end(gpu.queue, status != 0, &graph));
+        assert_ok(status);
+        side_poison(&gpu);
+        assert_ok(gpu.ops->replay(gpu.queue, graph));
+        assert_ok(gpu.ops->sync(gpu.queue));
+        gpu.ops->graph_free(gpu.context, graph);
+        ck_assert_mem_eq(gpu_bytes(&again.dx.gpu), gpu_bytes(&g.dx.gpu), dx_size);
+        ck_assert_mem_eq(gpu_bytes(&again.dw.gpu), gpu_bytes(&g.dw.gpu), 20 * 24 * sizeof(float));
+        ck_assert_mem_eq(gpu_bytes(&again.dbias.gpu), gpu_bytes(&g.dbias.gpu), 20 * sizeof(float));
+        twins_free();
+    }
+}
+END_TEST
+
+/* Sum of dy * y over the valid rows, y by the GPU's forward. */
+static double loss(const ser_linear_args *args, const twin *dy, const twin_rows *rows)
+{
+    double total = 0.0;
+    RUN_GPU(ser_linear_fwd, args);
+    const float *y = gpu_values(&args->y);
+    const float *weights = dy->cpu.data;
+    for (int64_t i = 0; i < args->y.rows * args->y.cols; i++) {
+        const int64_t row = i / args->y.cols;
+        if (row % rows->cpu.padded < rows->cpu.valid[row / rows->cpu.padded]) {
+            total += (double)y[i] * (double)weights[i];
+        }
+    }
+    return total;
+}
+
+/* The loss is linear in x: a difference has no error but the rounding of y, about 1e-6 of 20. */
+START_TEST(test_dx_is_the_forwards_derivative)
+{
+    const size s = {.padded = 5, .valid0 = 5, .valid1 = 2, .k = 7, .n = 6};
+    const gradients g = gradients_of(&s, SER_F32);
+    ser_linear_args forward = {
+        .x = g.x.gpu, .rows = g.rows.gpu, .w = g.gpu.w, .y = twin_output(10, 6, SER_F32).gpu};
+    RUN_GPU(ser_linear_bwd, &g.gpu);
+    const float *dx = gpu_values(&g.dx.gpu);
+    float *x = g.x.cpu.data;
+    for (int64_t i = 0; i < 7 * 7; i += 5) {
+        const float old = x[i];
+        double losses[2];
+        for (int j = 0; j < 2; j++) {
+            x[i] = old + (j == 0 ? -0.5F : 0.5F);
+            assert_ok(gpu.ops->upload(gpu.queue, g.x.gpu.data, x, 70 * sizeof(float)));
+            losses[j] = loss(&forward, &g.dy, &g.rows);
+        }
+        x[i] = old;
+        ck_assert_double_eq_tol(losses[1] - losses[0], (double)dx[i], 2e-5);
+    }
+}
+END_TEST
+
+/* --- Column sums --- */
+
+static void check_column_sums(int64_t padded, const int32_t valid[3], int64_t cols, int32_t type)
+{
+    const twin_rows rows = twin_rows_of(3, padded, valid);
+    twin x = twin_input(3 * padded, cols, type, 6, 1.0F, 0);
+    twin sums = twin_input(1, cols, SER_F32, 7, 1.0F, 0);
+    float *expected = sums.cpu.data;
+    const float *values = x.cpu.data;
+    twin_fill_padding(&x, &rows, NAN);
+    for (int64_t c = 0; c < cols; c++) {
+        double sum = (double)expected[c];
+        for (int64_t r = 0; r < 3 * padded; r++) {
+            sum += r % padded < valid[r / padded] ? (double)values[r * cols + c] : 0.0;
+        }
+        expected[c] = (float)sum;
+    }
+    const size_t bytes = ser_cuda_column_sums_scratch(gpu.queue, &x.gpu);
+    const twin scratch = twin_output(1, (int64_t)(bytes / sizeof(float)), SER_F32);
+    assert_ok(ser_cuda_column_sums(gpu.queue, &x.gpu, &rows.gpu, sums.gpu.data, scratch.gpu.data));
+    assert_ok(gpu.ops->sync(gpu.queue));
+    twin_check("sums", &sums, NULL, F32_TOLERANCE, false);
+    twin_check_slack("sums", &sums);
+    twin_check_slack("scratch", &scratch);
+    twins_free();
+}
+
+START_TEST(test_column_sums)
+{
+    const int64_t cols[] = {1, 4, 7, 8, 40, 130, 256, 264, 517, 768};
+    if (gpu.ops != &ser_cuda_ops) {
+        return; /* inside the module it is not to be called */
+    }
+    for (size_t i = 0; i < 2 * sizeof cols / sizeof *cols; i++) {
+        check_column_sums(1, (int32_t[]){1, 0, 1}, cols[i / 2], types[i & 1]);
+        check_column_sums(37, (int32_t[]){1, 37, 20}, cols[i / 2], types[i & 1]);
+    }
+    for (int i = 0; i < 2; i++) { /* several rounds of every thread */
+        check_column_sums(900, (int32_t[]){900, 333, 0}, 8, types[i]);
+        check_column_sums(700, (int32_t[]){0, 699, 700}, 264, types[i]);
+        check_column_sums(650, (int32_t[]){650, 1, 500}, 3, types[i]);
+    }
+}
+END_TEST
+
 CUDA_SUITE("linear", test_agrees_with_cpu, test_many_elements, test_same_bits_twice,
-           test_extreme_values, test_nan_survives_every_activation, test_recorded)
+           test_extreme_values, test_nan_survives_every_activation, test_recorded,
+           test_gradients_agree_with_cpu, test_absent_gradients_are_not_made,
+           test_recorded_gradients, test_dx_is_the_forwards_derivative, test_column_sums)

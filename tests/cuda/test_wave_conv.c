@@ -335,7 +335,7 @@ END_TEST
 static void check_gelu(int32_t type, double relative, double absolute)
 {
     enum { COUNT = 4000 };
-    const shape s = {SER_CONV_NORM_NONE, false, 1, 1, 8, COUNT, {COUNT, COUNT, 1, 0}};
+    const shape s = {SER_CONV_NORM_NONE, false, 1, 1, 8, COUNT, {COUNT, COUNT, 3, 0}};
     float pcm[BATCH * COUNT] = {0.0F};
     float w[8] = {1.0F, 1.0F, -1.0F, 0.5F, 0.25F, 4.0F, 1e4F, 1e30F};
     for (int i = 0; i < COUNT; i++) {
@@ -343,6 +343,8 @@ static void check_gelu(int32_t type, double relative, double absolute)
         pcm[COUNT + i] = (float)(i - COUNT / 2) / 4096.0F;
     }
     pcm[2 * COUNT] = NAN;
+    pcm[2 * COUNT + 1] = INFINITY;
+    pcm[2 * COUNT + 2] = 3e38F;
     const twin_args t = args_of(&s, type, (content){pcm, w});
     RUN_GPU(ser_wave_conv_fwd, &t.gpu);
     const float *y = gpu_values(&t.y.gpu);
@@ -355,7 +357,18 @@ static void check_gelu(int32_t type, double relative, double absolute)
         }
     }
     for (int64_t i = 0; i < 8; i++) {
-        ck_assert(isnan(y[2 * COUNT * 8 + i]));
+        const float *at = y + 2 * COUNT * 8 + i;
+        ck_assert(isnan(at[0]));
+        if (w[i] > 0.0F) {
+            ck_assert_msg(at[8] == INFINITY, "GELU(inf) is %g", (double)at[8]);
+            ck_assert_msg(at[16] >= 7e37F, "GELU(%g) is %g", (double)(3e38F * w[i]),
+                          (double)at[16]);
+        } else {
+            ck_assert_msg(at[16] == 0.0F, "GELU(-3e38) is %g", (double)at[16]);
+            if (type == SER_BF16) { /* the f32 formula has inf * 0 there, as PyTorch's */
+                ck_assert_msg(at[8] == 0.0F, "GELU(-inf) is %g", (double)at[8]);
+            }
+        }
     }
     twins_free();
 }

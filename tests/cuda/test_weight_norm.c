@@ -148,4 +148,163 @@ START_TEST(test_bits_repeat)
 }
 END_TEST
 
-CUDA_SUITE("cuda_weight_norm", test_weight, test_extremes, test_zero_length, test_bits_repeat)
+/* --- Backward --- */
+
+typedef struct gradients {
+    twin dg, dv;
+    ser_weight_norm_args cpu, gpu;
+} gradients;
+
+/* Backward reads no weight; dg and dv hold something. */
+static gradients gradients_of(const sizes *s, float scale)
+{
+    const int64_t cols = s->channels / s->groups * s->kernel;
+    const twin g = twin_input(1, s->kernel, SER_F32, 2, 1.0F, 0);
+    const twin v = twin_input(s->channels, cols, SER_F32, 3, scale, 0);
+    const twin dw = twin_input(s->channels, cols, SER_F32, 4, 1.0F, 0);
+    gradients t = {.dg = twin_input(1, s->kernel, SER_F32, 5, 1.0F, 0),
+                   .dv = twin_input(s->channels, cols, SER_F32, 6, 1.0F, 0)};
+    t.cpu = (ser_weight_norm_args){.g = g.cpu,
+                                   .v = v.cpu,
+                                   .kernel = s->kernel,
+                                   .groups = s->groups,
+                                   .dw = dw.cpu,
+                                   .dg = t.dg.cpu,
+                                   .dv = t.dv.cpu};
+    t.gpu = t.cpu;
+    t.gpu.g = g.gpu;
+    t.gpu.v = v.gpu;
+    t.gpu.dw = dw.gpu;
+    t.gpu.dg = t.dg.gpu;
+    t.gpu.dv = t.dv.gpu;
+    return t;
+}
+
+/* Sums are double on both sides: a few roundings of float are left. */
+static void check_backward(const sizes *s, float scale)
+{
+    const gradients t = gradients_of(s, scale);
+    const void *dw = gpu_bytes(&t.gpu.dw);
+    RUN_CPU(ser_weight_norm_bwd, &t.cpu);
+    RUN_GPU(ser_weight_norm_bwd, &t.gpu);
+    twin_check("dg", &t.dg, NULL, 4e-7, false);
+    twin_check("dv", &t.dv, NULL, 4e-7, false);
+    twin_check_slack("dg", &t.dg);
+    twin_check_slack("dv", &t.dv);
+    ck_assert_mem_eq(gpu_bytes(&t.gpu.dw), dw,
+                     (size_t)(t.gpu.dw.rows * t.gpu.dw.cols) * sizeof(float));
+    twins_free();
+}
+
+START_TEST(test_gradients)
+{
+    /* widths beyond a tile of 32 inputs; more than a warp of blocks of channels */
+    const sizes list[] = {{1, 1, 1},   {5, 3, 12}, {31, 2, 32}, {128, 2, 16},
+                          {35, 2, 90}, {3, 1, 37}, {2, 70, 280}};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        check_backward(&list[i], 1.0F);
+    }
+    check_backward(&list[5], 1e15F); /* n^2 beyond float */
+    check_backward(&list[5], 1e-15F);
+}
+END_TEST
+
+START_TEST(test_gradients_alone_and_repeated)
+{
+    const sizes s = {33, 4, 48};
+    const gradients all = gradients_of(&s, 1.0F);
+    const size_t dg_size = (size_t)s.kernel * sizeof(float);
+    const size_t dv_size = (size_t)(48 * 12 * s.kernel) * sizeof(float);
+    RUN_GPU(ser_weight_norm_bwd, &all.gpu);
+    for (int wanted = 0; wanted < 2; wanted++) {
+        const gradients one = gradients_of(&s, 1.0F);
+        ser_weight_norm_args args = one.gpu;
+        const void *dg = gpu_bytes(wanted == 0 ? &all.gpu.dg : &one.gpu.dg);
+        const void *dv = gpu_bytes(wanted == 1 ? &all.gpu.dv : &one.gpu.dv);
+        args.dg = wanted == 0 ? args.dg : (ser_tensor){0};
+        args.dv = wanted == 1 ? args.dv : (ser_tensor){0};
+        RUN_GPU(ser_weight_norm_bwd, &args);
+        ck_assert_mem_eq(gpu_bytes(&one.gpu.dg), dg, dg_size);
+        ck_assert_mem_eq(gpu_bytes(&one.gpu.dv), dv, dv_size);
+    }
+}
+END_TEST
+
+/* A length of zero gives what it gives on the CPU, and only in its tap. */
+START_TEST(test_gradients_of_zero_length)
+{
+    const sizes s = {4, 1, 6};
+    float values[6 * 24];
+    for (int i = 0; i < 6 * 24; i++) {
+        values[i] = i % 4 == 2 ? 0.0F : (float)(i % 7 - 3);
+    }
+    gradients t = gradients_of(&s, 1.0F);
+    const twin v = twin_values(6, 24, SER_F32, values);
+    t.cpu.v = v.cpu;
+    t.gpu.v = v.gpu;
+    RUN_CPU(ser_weight_norm_bwd, &t.cpu);
+    RUN_GPU(ser_weight_norm_bwd, &t.gpu);
+    twin_check("dg", &t.dg, NULL, 4e-7, false);
+    twin_check("dv", &t.dv, NULL, 4e-7, false);
+    ck_assert(isnan(((const float *)t.dv.cpu.data)[2]));
+}
+END_TEST
+
+/* sum of dw * w, w by the GPU's forward. */
+static double loss(const sizes *s, const float *g, const float *v, const float *dw)
+{
+    const int64_t width = s->channels / s->groups;
+    const int64_t cols = width * s->kernel;
+    const twin w = twin_output(s->channels, cols, SER_F32);
+    const ser_weight_norm_args args = {
+        .g = twin_values(1, s->kernel, SER_F32, g).gpu,
+        .v = twin_values(s->channels, cols, SER_F32, v).gpu,
+        .kernel = s->kernel,
+        .groups = s->groups,
+        .w = twin_weight_of(width, cols, s->groups, SER_F32, 1, 1.0F).gpu};
+    RUN_GPU(ser_weight_norm_fwd, &args);
+    assert_ok(gpu.ops->weight_get(gpu.queue, args.w, w.gpu.data));
+    assert_ok(gpu.ops->sync(gpu.queue));
+    const float *got = gpu_values(&w.gpu);
+    double total = 0.0;
+    for (int64_t i = 0; i < s->channels * cols; i++) {
+        total += (double)got[i] * (double)dw[i];
+    }
+    return total;
+}
+
+/* Central differences; a step of 2^-7 costs up to 1e-4 by curvature, 1e-5 by roundings of w. */
+START_TEST(test_differences)
+{
+    const sizes s = {2, 2, 4};
+    enum { TAPS = 2, COUNT = 4 * 2 * 2 };
+    const float step = 0x1p-7F;
+    const gradients t = gradients_of(&s, 1.0F);
+    float g[TAPS];
+    float v[COUNT];
+    memcpy(g, t.cpu.g.data, sizeof g);
+    memcpy(v, t.cpu.v.data, sizeof v);
+    const float *dw = t.cpu.dw.data;
+    RUN_GPU(ser_weight_norm_bwd, &t.gpu);
+    const float *dg = gpu_values(&t.gpu.dg);
+    const float *dv = gpu_values(&t.gpu.dv);
+    for (int i = 0; i < TAPS + COUNT; i++) {
+        float *value = i < TAPS ? g + i : v + i - TAPS;
+        const double gradient =
+            i < TAPS ? (double)dg[i] - (double)((float *)t.cpu.dg.data)[i]
+                     : (double)dv[i - TAPS] - (double)((float *)t.cpu.dv.data)[i - TAPS];
+        const float before = *value;
+        *value = before + step;
+        const double above = loss(&s, g, v, dw);
+        *value = before - step;
+        const double below = loss(&s, g, v, dw);
+        *value = before;
+        const double difference = (above - below) / (2.0 * (double)step);
+        ck_assert_double_eq_tol(gradient, difference, 1e-3);
+    }
+}
+END_TEST
+
+CUDA_SUITE("cuda_weight_norm", test_weight, test_extremes, test_zero_length, test_bits_repeat,
+           test_gradients, test_gradients_alone_and_repeated, test_gradients_of_zero_length,
+           test_differences)

@@ -22,6 +22,19 @@ enum { GOLDENS = sizeof goldens / sizeof *goldens, CLIPS = 3, MAX_CLASSES = 16, 
 /* As in training_golden.py. */
 static const float RATE = 1e-3F, DECAY = 0.05F, SMOOTHING = 0.1F;
 
+/* $SER_TEST_DEVICE=cuda runs the same on a card, or on its emulation; $SER_TEST_PRECISION=bf16. */
+static bool on_cuda(void)
+{
+    const char *device = getenv("SER_TEST_DEVICE");
+    return device != NULL && strcmp(device, "cuda") == 0;
+}
+
+static bool in_bf16(void)
+{
+    const char *precision = getenv("SER_TEST_PRECISION");
+    return precision != NULL && strcmp(precision, "bf16") == 0;
+}
+
 typedef struct fixture {
     ser_safetensors file;
     ser_device *device;
@@ -98,8 +111,9 @@ static void open_fixture(fixture *f, int which)
              goldens[which].name);
     assert_ok(ser_file_open(path, &file, &directory));
     assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, &f->file));
-    assert_ok(ser_device_create(SER_DEVICE_CPU, 0, 2, &f->device));
+    assert_ok(ser_device_create(on_cuda() ? SER_DEVICE_CUDA : SER_DEVICE_CPU, 0, 2, &f->device));
     ser_model_options_init(&options, sizeof options);
+    options.precision = in_bf16() ? SER_PRECISION_BF16 : SER_PRECISION_F32;
     assert_ok(ser_model_open(f->device, model, &options, &f->model));
     for (int b = 0; b < CLIPS; b++) {
         size_t count;

@@ -146,6 +146,24 @@ START_TEST(test_no_class_at_all)
 END_TEST
 
 /* A damaged network must not look healthy. */
+/* A target that the network holds for impossible: the probabilities alone would not show it. */
+START_TEST(test_infinite_loss_stops_the_update)
+{
+    float p[] = {0.25F, 0.75F, 1.0F, 0.0F};
+    float targets[] = {0.0F, 1.0F, 0.0F, 1.0F};
+    float losses[] = {0.3F, INFINITY};
+    ser_tensor dlogits = poisoned(2, 2);
+    const ser_cross_entropy_args args = {.probabilities = ser_tensor_f32(p, 2, 2),
+                                         .targets = ser_tensor_f32(targets, 2, 2),
+                                         .loss = ser_tensor_f32(losses, 2, 1),
+                                         .scale = 2.0F,
+                                         .dlogits = dlogits};
+    RUN(ser_cross_entropy_bwd, &args);
+    const float *d = dlogits.data;
+    ck_assert(d[0] == 0.5F && d[1] == -0.5F && isnan(d[2]) && isnan(d[3]));
+}
+END_TEST
+
 START_TEST(test_nan_survives)
 {
     ser_cross_entropy_args args = training_args(false, 2.0F);
@@ -202,5 +220,5 @@ START_TEST(test_agrees_with_pytorch)
 END_TEST
 
 OP_SUITE("cross_entropy", test_probabilities, test_loss_and_gradient,
-         test_mask_equals_fewer_classes, test_no_class_at_all, test_nan_survives,
-         test_agrees_with_pytorch)
+         test_mask_equals_fewer_classes, test_no_class_at_all, test_infinite_loss_stops_the_update,
+         test_nan_survives, test_agrees_with_pytorch)

@@ -26,6 +26,12 @@ _PRECISIONS = {
 _KINDS = {"auto": _ffi.DEVICE_AUTO, "cpu": _ffi.DEVICE_CPU, "cuda": _ffi.DEVICE_CUDA}
 
 
+def _set_precision(chosen: Any, name: str) -> None:
+    if name not in _PRECISIONS:
+        raise ValueError(f'precision must be "auto", "f32" or "bf16", not {name!r}')
+    chosen.precision = _PRECISIONS[name]
+
+
 def _open_device(name: str, threads: int) -> ctypes.c_void_p:
     kind, colon, index = str(name).partition(":")
     if kind not in _KINDS or (colon and not index.isdecimal()):
@@ -144,10 +150,8 @@ class Model:
     def __init__(
         self, path: Any = None, device: str = "auto", threads: int = 0, precision: str = "auto"
     ) -> None:
-        if precision not in _PRECISIONS:
-            raise ValueError(f'precision must be "auto", "f32" or "bf16", not {precision!r}')
         chosen = options(_ffi.model_options, "model_options")
-        chosen.precision = _PRECISIONS[precision]
+        _set_precision(chosen, precision)
         given = ctypes.byref(chosen)
         if isinstance(path, (bytes, bytearray, memoryview)):
             data = bytes(path)
@@ -198,14 +202,15 @@ class Model:
         layer_mix: bool = False,
         device: str = "auto",
         threads: int = 0,
+        precision: str = "auto",
     ) -> Model:
         """An untrained model for ser.Trainer, with 2 to 1000 distinct `labels`.
 
         Either `backbone`, a transformers directory whose pre-trained network gets a fresh head, or
         `config`, an architecture with random weights: "ser-mini", or a dict or JSON text as
         models/FORMAT.md describes. `seed` draws what is fresh; with `layer_mix` the head sees a
-        learned mix of all hidden states instead of the last. `device` and `threads` as for load(),
-        but "auto" is the CPU: training needs it in this release.
+        learned mix of all hidden states instead of the last. `device`, `threads` and `precision` as
+        for load(): in bf16 a GPU trains with f32 weights, moments and sums.
         """
         if (backbone is None) == (config is None):
             raise TypeError("create() takes either a backbone or a config")
@@ -220,8 +225,8 @@ class Model:
             source = config_text(config, "config")
         array = (ctypes.c_char_p * len(names))(*names)
         model = cls.__new__(cls)
-        place = "cpu" if device == "auto" else device
-        model._open(place, threads, function, source, array, len(names), ctypes.byref(chosen))
+        _set_precision(chosen, precision)
+        model._open(device, threads, function, source, array, len(names), ctypes.byref(chosen))
         return model
 
     # --- Facts

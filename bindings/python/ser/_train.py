@@ -137,6 +137,20 @@ class StepResult:
     bad_clip: int | None  #: id of the first clip whose loss is not finite
 
 
+def _step_result(result: Any) -> StepResult:
+    return StepResult(
+        step=result.step,
+        updated=bool(result.updated),
+        skipped=bool(result.skipped),
+        loss=result.loss,
+        gradient_norm=result.gradient_norm,
+        rate=result.rate,
+        head_rate=result.head_rate,
+        correct=result.correct,
+        bad_clip=None if result.bad_clip == -1 else result.bad_clip,
+    )
+
+
 class Trainer:
     """Trains one model, which predicts again once the trainer is closed.
 
@@ -168,7 +182,7 @@ class Trainer:
     - freeze_features (True): the convolutions on the waveform stay as they are
     - freeze_layers (0): that many blocks do, with all below them; -1 for the whole backbone
     - freeze: patterns of parameter names that do: "encoder.*.bias" and the like, one or a list
-    - cache_bytes (2 GiB): memory for outputs of frozen convolutions
+    - cache_bytes (2 GiB): memory of the device for outputs of frozen convolutions, or samples
     - max_skipped (10): steps in a row that may be skipped before SER_ERR_NUMERIC
     - augment: a dict, all 0 if not given:
       speed_probability, speed (0.1: up to 10 % either way); gain_db; noise_probability,
@@ -279,17 +293,26 @@ class Trainer:
         result.struct_size = ctypes.sizeof(result)
         with self._handles.working() as trainer:
             check(lib.ser_train_step(trainer, self._own(batch), ctypes.byref(result)))
-        return StepResult(
-            step=result.step,
-            updated=bool(result.updated),
-            skipped=bool(result.skipped),
-            loss=result.loss,
-            gradient_norm=result.gradient_norm,
-            rate=result.rate,
-            head_rate=result.head_rate,
-            correct=result.correct,
-            bad_clip=None if result.bad_clip == -1 else result.bad_clip,
-        )
+        return _step_result(result)
+
+    def submit(self, batch: Batch) -> None:
+        """step() without its result: returns once the step is under way.
+
+        A GPU computes while the caller makes the next batch ready; collect() gives the result. At
+        most 64 results may wait. What a step fails with after its submission is raised by the next
+        call that waits for it.
+        """
+        with self._handles.working() as trainer:
+            check(lib.ser_train_submit(trainer, self._own(batch)))
+
+    def collect(self) -> StepResult | None:
+        """Result of the oldest step that was submitted and not collected, or None; waits for it."""
+        result = _ffi.step_result()
+        result.struct_size = ctypes.sizeof(result)
+        found = ctypes.c_int32()
+        with self._handles.working() as trainer:
+            check(lib.ser_train_collect(trainer, ctypes.byref(result), ctypes.byref(found)))
+        return _step_result(result) if found.value else None
 
     def evaluate(self, batch: Batch) -> tuple[Any, Any]:
         """Losses (clips,) and probabilities (clips, classes), float32, in the order of the batch.

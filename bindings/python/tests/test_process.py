@@ -35,15 +35,21 @@ for precision, delta in (("f32", 1e-5), ("bf16", 2e-2), ("auto", 2e-2)):
         for turn in range(3):
             got = list(gpu.predict_proba(clip))
             assert max(abs(a - b) for a, b in zip(got, wanted)) < delta, (precision, got, wanted)
-with ser.Model.create(config="ser-mini", labels=["a", "b"]) as fresh:
-    assert fresh.device.startswith("cpu"), fresh.device
-try:
-    with ser.Model.create(config="ser-mini", labels=["a", "b"], device="cuda") as fresh:
-        ser.Trainer(fresh, steps=1)
-except ser.SerError as error:
-    assert "train on the CPU" in str(error), error
-else:
-    raise AssertionError("training on CUDA was not refused")
+clips = [(helpers.tone(0.5 + 0.1 * i, pitch=200.0 + 70.0 * i), 16000) for i in range(3)]
+losses = {}
+for device, precision in (("cpu", "auto"), ("cuda", "f32"), ("auto", "auto")):
+    with ser.Model.create(config="ser-mini", labels=["a", "b"], device=device,
+                          precision=precision) as fresh:
+        assert fresh.device.startswith("cpu" if device == "cpu" else "cuda:0 ("), fresh.device
+        with ser.Trainer(fresh, steps=4, rate=1e-3) as trainer:
+            batch = trainer.batch([a for a, _ in clips], ["a", "b", "a"], sampling_rate=16000)
+            trainer.submit(batch)
+            trainer.submit(batch)
+            losses[precision if device == "cuda" else device] = [
+                trainer.collect().loss, trainer.step(batch).loss, trainer.collect().loss]
+            assert trainer.collect() is None
+for kind, delta in (("f32", 1e-4), ("auto", 5e-2)):
+    assert all(abs(a - b) < delta for a, b in zip(losses[kind], losses["cpu"])), losses
 print("done")
 """
 

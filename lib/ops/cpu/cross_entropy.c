@@ -93,9 +93,10 @@ int ser_cpu_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *ar
         for (int64_t k = 0; k < classes; k++) {
             target += (double)targets[k];
         }
+        const float *loss = row_of(&args->loss, b);
+        const double scale = loss == NULL || isfinite(*loss) ? (double)args->scale : (double)NAN;
         for (int64_t k = 0; k < classes; k++) {
-            dlogits[k] =
-                (float)((double)args->scale * ((double)p[k] * target - (double)targets[k]));
+            dlogits[k] = (float)(scale * ((double)p[k] * target - (double)targets[k]));
         }
     }
     return 0;

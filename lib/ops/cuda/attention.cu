@@ -11,22 +11,6 @@
 namespace
 {
 
-template <typename T> attention_problem<T> problem_of(const ser_attention_args *args)
-{
-    attention_problem<T> p = {};
-    p.qkv = static_cast<const T *>(args->qkv.data);
-    p.y = static_cast<T *>(args->y.data);
-    p.lse = static_cast<float *>(args->lse.data);
-    p.valid = args->rows.valid;
-    p.padded = static_cast<int32_t>(args->rows.padded);
-    p.heads = args->heads;
-    p.width = static_cast<int32_t>(args->y.cols / args->heads);
-    p.scale = args->scale * LOG2_E;
-    p.dropout = dropout_rule_of(args->dropout);
-    p.kept = p.dropout.threshold < 65536 ? p.dropout.scale : 0.0f; /* all dropped: 0, not inf * 0 */
-    return p;
-}
-
 /* How a kernel wants to be launched. */
 struct block_shape {
     int rows;   /* queries of a tile */
@@ -81,8 +65,12 @@ bool has_many_rows(const ser_queue *queue, const ser_attention_args *args)
 size_t ser_cuda_attention_scratch(const ser_queue *queue, const ser_attention_args *args)
 {
     (void)queue;
-    (void)args;
-    return 0;
+    if (args->dqkv.rows == 0) { /* forward needs none */
+        return 0;
+    }
+    return static_cast<size_t>(args->rows.batch * args->heads *
+                               attention_row_pitch(args->rows.padded)) *
+           sizeof(float2);
 }
 
 int ser_cuda_attention_fwd(ser_queue *queue, const ser_attention_args *args)

@@ -32,11 +32,33 @@ template <typename T> struct attention_problem {
     dropout_rule dropout;
 };
 
+template <typename T> attention_problem<T> problem_of(const ser_attention_args *args)
+{
+    attention_problem<T> p = {};
+    p.qkv = static_cast<const T *>(args->qkv.data);
+    p.y = static_cast<T *>(args->y.data);
+    p.lse = static_cast<float *>(args->lse.data);
+    p.valid = args->rows.valid;
+    p.padded = static_cast<int32_t>(args->rows.padded);
+    p.heads = args->heads;
+    p.width = static_cast<int32_t>(args->y.cols / args->heads);
+    p.scale = args->scale * LOG2_E;
+    p.dropout = dropout_rule_of(args->dropout);
+    p.kept = p.dropout.threshold < 65536 ? p.dropout.scale : 0.0f; /* all dropped: 0, not inf * 0 */
+    return p;
+}
+
+/* Rows of what backward keeps per head of a clip in the scratch: whole blocks of queries. */
+inline int64_t attention_row_pitch(int64_t padded)
+{
+    return cuda_ceil_div(padded, KEYS) * KEYS;
+}
+
 /* What a block of threads works on: blockIdx.x counts tiles within clips, y heads. */
 struct query_tile {
     int64_t row; /* of the whole batch, the clip's first */
     int32_t head;
-    int32_t first;    /* query of the tile, from the clip's first */
+    int32_t first;    /* query of the tile, from the clip's first; in backward maybe a key */
     int32_t valid;    /* of the clip */
     uint64_t element; /* of dropout, at the clip's first query and key of this head */
 };
@@ -108,6 +130,21 @@ struct running_row {
  * whole words. */
 constexpr int MASK_BYTES = KEYS / 8 + 4;
 
+/* Bit i: element i of a Philox block stays. With a scale that the compiler knows, no factor is made
+ * and compared with 0. */
+__device__ __forceinline__ unsigned kept_byte(dropout_rule rule, uint64_t block)
+{
+    rule.scale = 1.0f;
+    float factors[8];
+    dropout_factors(rule, block, factors);
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        bits |= factors[i] != 0.0f ? 1u << i : 0u;
+    }
+    return bits;
+}
+
 /* Bit i % 8 of byte i / 8 of a row: element i, counted from the start of the Philox block that the
  * row's first one lies in, stays. `element`: of the first row, `pitch` from row to row. One warp
  * draws ROWS rows; it alone reads them. */
@@ -121,16 +158,9 @@ __device__ __forceinline__ void draw_masks(const dropout_rule &rule, uint64_t el
     for (int i = static_cast<int>(threadIdx.x) % WARP; i < ROWS * blocks; i += WARP) {
         const int row = i % ROWS;
         const int byte = i / ROWS;
-        float factors[8];
-        dropout_factors(
-            rule, (element + static_cast<uint64_t>(row) * pitch) / 8 + static_cast<uint64_t>(byte),
-            factors);
-        unsigned bits = 0;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            bits |= factors[j] != 0.0f ? 1u << j : 0u;
-        }
-        masks[row * MASK_BYTES + byte] = static_cast<uint8_t>(bits);
+        const uint64_t first = (element + static_cast<uint64_t>(row) * pitch) / 8;
+        masks[row * MASK_BYTES + byte] =
+            static_cast<uint8_t>(kept_byte(rule, first + static_cast<uint64_t>(byte)));
     }
     __syncwarp();
 }

@@ -55,19 +55,63 @@ __device__ __forceinline__ void copy_rows(bf16 *to, const bf16 *from, int64_t pi
     }
 }
 
+/* The fragments of a warp's TILES * 16 rows as the left factor of a product; HELD: read from shared
+ * memory once, not at every use. */
+template <int WIDTH, int TILES, bool HELD> struct left_factor {
+    static constexpr int PITCH = mma_sizes<WIDTH, TILES>::PITCH;
+    const bf16 *row;
+    uint32_t held[HELD ? WIDTH / 16 : 1][TILES][4];
+
+    __device__ __forceinline__ explicit left_factor(const bf16 *rows)
+    {
+        const int lane = static_cast<int>(threadIdx.x) % WARP;
+        row = rows + lane % 16 * PITCH + lane / 16 * 8;
+        if constexpr (HELD) {
+#pragma unroll
+            for (int step = 0; step < WIDTH / 16; step++) {
+                read(step, held[step]);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void read(int step, uint32_t (&r)[TILES][4]) const
+    {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            ldmatrix_x4(r[tile], row + tile * 16 * PITCH + step * 16);
+        }
+    }
+
+    /* Columns 16 step to 16 step + 15. */
+    __device__ __forceinline__ void get(int step, uint32_t (&r)[TILES][4]) const
+    {
+        if constexpr (HELD) {
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    r[tile][i] = held[step][tile][i];
+                }
+            }
+        } else {
+            read(step, r);
+        }
+    }
+};
+
 /* s = Q K^T: the fragment of keys 8 n to 8 n + 7 is s[tile][n]. */
-template <int WIDTH, int TILES>
-__device__ __forceinline__ void score_product(float (&s)[TILES][KEYS / 8][4], const bf16 *queries,
+template <int WIDTH, int TILES, bool HELD, int PARTS>
+__device__ __forceinline__ void score_product(float (&s)[TILES][PARTS][4],
+                                              const left_factor<WIDTH, TILES, HELD> &queries,
                                               const bf16 *keys)
 {
     constexpr int PITCH = mma_sizes<WIDTH, TILES>::PITCH;
     const int lane = static_cast<int>(threadIdx.x) % WARP;
-    const bf16 *query = queries + lane % 16 * PITCH + lane / 16 * 8;
     const bf16 *key = keys + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+        for (int n = 0; n < PARTS; n++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 s[tile][n][i] = 0.0f;
@@ -77,12 +121,9 @@ __device__ __forceinline__ void score_product(float (&s)[TILES][KEYS / 8][4], co
 #pragma unroll
     for (int step = 0; step < WIDTH / 16; step++) {
         uint32_t q[TILES][4];
+        queries.get(step, q);
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            ldmatrix_x4(q[tile], query + tile * 16 * PITCH + step * 16);
-        }
-#pragma unroll
-        for (int n = 0; n < KEYS / 8; n += 2) {
+        for (int n = 0; n < PARTS; n += 2) {
             uint32_t r[4];
             ldmatrix_x4(r, key + n * 8 * PITCH + step * 16);
             const uint32_t left[2] = {r[0], r[1]};
@@ -97,11 +138,11 @@ __device__ __forceinline__ void score_product(float (&s)[TILES][KEYS / 8][4], co
 }
 
 /* -inf for the keys that the clip does not have. */
-__device__ __forceinline__ void hide_keys(float (&s)[KEYS / 8][4], int keys)
+template <int PARTS> __device__ __forceinline__ void hide_keys(float (&s)[PARTS][4], int keys)
 {
     const int first = static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++) {
+    for (int n = 0; n < PARTS; n++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             s[n][i] = n * 8 + first + i % 2 < keys ? s[n][i] : -INFINITY;
@@ -149,15 +190,14 @@ template <int HALF> __device__ __forceinline__ void drop(float (&s)[KEYS / 8][4]
 }
 
 /* o += P V, P from the accumulators of the scores. */
-template <int WIDTH, int TILES>
+template <int WIDTH, int TILES, int PARTS>
 __device__ __forceinline__ void value_product(float (&o)[TILES][WIDTH / 8][4],
-                                              const float (&s)[TILES][KEYS / 8][4],
-                                              const bf16 *values)
+                                              const float (&s)[TILES][PARTS][4], const bf16 *values)
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     const bf16 *row = values + lane % 16 * mma_sizes<WIDTH, TILES>::PITCH + lane / 16 * 8;
 #pragma unroll
-    for (int step = 0; step < KEYS / 16; step++) {
+    for (int step = 0; step < PARTS / 2; step++) {
         uint32_t p[TILES][4];
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
@@ -215,7 +255,7 @@ key_block(const attention_problem<bf16> &p, float (&o)[TILES][WIDTH / 8][4],
     if (p.dropout.threshold > 0) {
         draw_masks<TILES * 16>(p.dropout, element, pitch, masks);
     }
-    score_product<WIDTH, TILES>(s, queries, stage);
+    score_product(s, left_factor<WIDTH, TILES, false>(queries), stage);
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
         if (keys < KEYS) {
@@ -226,11 +266,32 @@ key_block(const attention_problem<bf16> &p, float (&o)[TILES][WIDTH / 8][4],
         half_tile<WIDTH, 0>(p, s[tile], o[tile], rows[tile][0], mask, at);
         half_tile<WIDTH, 1>(p, s[tile], o[tile], rows[tile][1], mask, at);
     }
-    value_product<WIDTH, TILES>(o, s, stage + KEYS * mma_sizes<WIDTH, TILES>::PITCH);
+    value_product<WIDTH>(o, s, stage + KEYS * mma_sizes<WIDTH, TILES>::PITCH);
 }
 
-/* y and lse of row lane / 4 + 8 * HALF of the tile at query `first`; zeros behind the clip. Lanes
- * swap halves of neighbouring fragments, so that each writes 8 bytes. */
+/* Row lane / 4 + 8 * HALF of a tile times `factor`; nothing where it is not `inside`, zeros where
+ * it is not `valid`. Lanes swap halves of neighbouring fragments, so that each writes 8 bytes. */
+template <int WIDTH, int HALF>
+__device__ __forceinline__ void write_row(bf16 *to, int width, const float (&o)[WIDTH / 8][4],
+                                          float factor, bool inside, bool valid)
+{
+    const int lane = static_cast<int>(threadIdx.x) % WARP;
+    const bool odd = lane % 2 != 0;
+#pragma unroll
+    for (int n = 0; n < WIDTH / 8; n += 2) {
+        const uint32_t left = pack_bf16(o[n][2 * HALF] * factor, o[n][2 * HALF + 1] * factor);
+        const uint32_t right =
+            pack_bf16(o[n + 1][2 * HALF] * factor, o[n + 1][2 * HALF + 1] * factor);
+        const uint32_t other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 1);
+        const int column = (odd ? n + 1 : n) * 8 + lane % 4 / 2 * 4;
+        if (inside && column < width) {
+            uint2 pair = odd ? make_uint2(other, right) : make_uint2(left, other);
+            *reinterpret_cast<uint2 *>(to + column) = valid ? pair : make_uint2(0u, 0u);
+        }
+    }
+}
+
+/* y and lse of row lane / 4 + 8 * HALF of the tile at query `first`; zeros behind the clip. */
 template <int WIDTH, int HALF>
 __device__ __forceinline__ void write_rows(const attention_problem<bf16> &p, const query_tile &at,
                                            int first, const float (&o)[WIDTH / 8][4],
@@ -239,25 +300,11 @@ __device__ __forceinline__ void write_rows(const attention_problem<bf16> &p, con
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     const int query = first + lane / 4 + 8 * HALF;
     const float sum = row_sum<4>(state.sum);
-    const float factor = p.kept / sum;
     const bool valid = query < at.valid;
-    const bool odd = lane % 2 != 0;
-    const int64_t row = at.row + query;
-    bf16 *y = p.y + (row * p.heads + at.head) * p.width;
-#pragma unroll
-    for (int n = 0; n < WIDTH / 8; n += 2) {
-        const uint32_t left = pack_bf16(o[n][2 * HALF] * factor, o[n][2 * HALF + 1] * factor);
-        const uint32_t right =
-            pack_bf16(o[n + 1][2 * HALF] * factor, o[n + 1][2 * HALF + 1] * factor);
-        const uint32_t other = __shfl_xor_sync(ALL_LANES, odd ? left : right, 1);
-        const int column = (odd ? n + 1 : n) * 8 + lane % 4 / 2 * 4;
-        if (query < p.padded && column < p.width) {
-            uint2 pair = odd ? make_uint2(other, right) : make_uint2(left, other);
-            *reinterpret_cast<uint2 *>(y + column) = valid ? pair : make_uint2(0u, 0u);
-        }
-    }
+    const int64_t row = (at.row + query) * p.heads + at.head;
+    write_row<WIDTH, HALF>(p.y + row * p.width, p.width, o, p.kept / sum, query < p.padded, valid);
     if (p.lse != nullptr && query < p.padded && lane % 4 == 0) {
-        p.lse[row * p.heads + at.head] = valid ? state.lse(sum) : 0.0f;
+        p.lse[row] = valid ? state.lse(sum) : 0.0f;
     }
 }
 

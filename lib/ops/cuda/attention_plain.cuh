@@ -117,8 +117,8 @@ plain_softmax(const attention_problem<T> &p, const float (&s)[SIDE][SIDE],
     }
 }
 
-/* o += P V over the first `keys` keys of the block. */
-template <int COLUMNS>
+/* o += P V over the first `keys` keys of the block; V's rows are VALUE_PITCH apart. */
+template <int COLUMNS, int VALUE_PITCH = COLUMNS>
 __device__ __forceinline__ void add_values(float (&o)[SIDE][COLUMNS / ROW_LANES],
                                            const float *probabilities, const float *values,
                                            int keys)
@@ -137,7 +137,7 @@ __device__ __forceinline__ void add_values(float (&o)[SIDE][COLUMNS / ROW_LANES]
 #pragma unroll
             for (int c = 0; c < COLUMNS / ROW_LANES; c += 4) {
                 float x[4];
-                load<4>(values + (key + e) * COLUMNS + c * ROW_LANES + tx * 4, x);
+                load<4>(values + (key + e) * VALUE_PITCH + c * ROW_LANES + tx * 4, x);
 #pragma unroll
                 for (int i = 0; i < SIDE; i++) {
 #pragma unroll

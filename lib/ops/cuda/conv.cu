@@ -4,22 +4,23 @@
  * frame are consecutive, so the convolution is a matrix product whose row t starts stride * C_in
  * values after row t - 1: no im2col.
  */
+#include <ser/common.h>
+
 #include "base/log.h"
+#include "ops/cuda/conv.cuh"
 #include "ops/cuda/convolutions.h"
-#include "ops/cuda/cuda.h"
-#include "ops/cuda/products.h"
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
 size_t ser_cuda_conv_scratch(const ser_queue *queue, const ser_conv_args *args)
 {
-    const size_t product = ser_products_scratch(queue);
-    const size_t fused = ser_convolutions_scratch(queue, args);
-    return fused > product ? fused : product;
-}
-
-/* Element `index` of a tensor, which may lie before its first. */
-static void *element(const ser_tensor &x, int64_t index)
-{
-    return static_cast<char *>(x.data) + index * static_cast<int64_t>(cuda_element_size(x.type));
+    const size_t backward = args->dy.rows > 0 ? ser_cuda_conv_bwd_scratch(queue, args) : 0;
+    const size_t forward =
+        larger(ser_products_scratch(queue), ser_convolutions_scratch(queue, args));
+    return larger(forward, backward);
 }
 
 /* One entry after the other: no two matrices of a call interleave. */
@@ -55,43 +56,50 @@ static int run_entries(cuda_queue *queue, const cuda_product &product)
 }
 
 /*
- * z = x W^T. Where kernel > stride the rows of x overlap, which the library does not allow within a
- * matrix. Rows t, t + phases, t + 2 phases ... do not, with phases = ceil(kernel / stride): entry p
- * of a batch is the matrix of every such row from row p on. What is left, fewer than `phases` rows,
- * are entries of one row each.
+ * The library does not allow rows that overlap within a matrix. Rows t, t + phases, t + 2 phases
+ * ... do not, with phases = ceil(k / lda): entry p of a batch is the matrix of every such row from
+ * row p on. What is left, fewer than `phases` rows, are entries of one row each.
  */
-static int convolve(cuda_queue *queue, const ser_conv_args *args, const ser_tensor &z)
+int ser_cuda_overlapping_product(cuda_queue *queue, const cuda_product &whole)
 {
-    const int64_t phases = cuda_ceil_div(args->kernel, args->stride);
-    const int64_t step = args->stride * args->x.cols;
-    const int64_t before = args->padding * args->x.cols;
-    const int64_t k = args->kernel * args->x.cols;
-    const int64_t rest = z.rows % phases;
-    cuda_product product = {};
-    product.m = z.rows / phases;
-    product.n = z.cols;
-    product.k = k;
+    const int64_t phases = cuda_ceil_div(whole.k, whole.lda);
+    const int64_t rest = whole.m % phases;
+    const int64_t first = whole.m - rest;
+    cuda_product product = whole;
+    product.m = whole.m / phases;
     product.entries = phases;
-    product.a = element(args->x, -before);
-    product.lda = phases * step;
-    product.a_pitch = step;
-    product.b = cuda_weight_data(args->w, args->x.type);
-    product.ldb = k;
-    product.d = z.data;
-    product.ldd = phases * z.cols;
-    product.d_pitch = z.cols;
-    product.type = args->x.type;
-    product.d_type = z.type;
+    product.lda = phases * whole.lda;
+    product.a_pitch = whole.lda;
+    product.ldd = phases * whole.ldd;
+    product.d_pitch = whole.ldd;
     const int status = product.m > 0 ? run_entries(queue, product) : 0;
     if (status != 0 || rest == 0) {
         return status;
     }
-    const int64_t first = z.rows - rest;
     product.m = 1;
     product.entries = rest;
-    product.a = element(args->x, first * step - before);
-    product.d = element(z, first * z.cols);
+    product.a = cuda_element(whole.a, whole.type, first * whole.lda);
+    product.d = cuda_element(whole.d, whole.d_type, first * whole.ldd);
     return run_entries(queue, product);
+}
+
+/* z = x W^T */
+static int convolve(cuda_queue *queue, const ser_conv_args *args, const ser_tensor &z)
+{
+    cuda_product product = {};
+    product.m = z.rows;
+    product.n = z.cols;
+    product.k = args->kernel * args->x.cols;
+    product.entries = 1;
+    product.a = cuda_element(args->x.data, args->x.type, -args->padding * args->x.cols);
+    product.lda = args->stride * args->x.cols;
+    product.b = cuda_weight_data(args->w, args->x.type);
+    product.ldb = product.k;
+    product.d = z.data;
+    product.ldd = z.cols;
+    product.type = args->x.type;
+    product.d_type = z.type;
+    return ser_cuda_overlapping_product(queue, product);
 }
 
 int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)

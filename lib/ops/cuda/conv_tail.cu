@@ -7,16 +7,12 @@
  * z + bias may be saved in place of z, and y be made in place of z: no pointer is __restrict__, and
  * an element is read and written by one thread only.
  */
-#include "ops/cuda/packs.cuh"
+#include "ops/cuda/conv_tail.cuh"
 
 namespace
 {
 
-constexpr int WARPS = 4;
-constexpr int MOST_ROUNDS = 4;    /* of a warp over a row: 1024 channels stay in registers */
-constexpr int MOST_CLIPS = 65535; /* of a grid's second dimension; its blocks take several */
-constexpr int FILL_BLOCKS = 8;    /* that clear one clip's padding, most often one row */
-constexpr float EPS = 1e-5f;
+constexpr int FILL_BLOCKS = 8; /* that clear one clip's padding, most often one row */
 
 template <typename T> struct tail {
     const T *z;         /* [batch * padded, channels] */
@@ -80,10 +76,9 @@ __device__ __forceinline__ void finish_pack(const tail<T> &a, int64_t row, int c
 template <typename T, int ROUNDS>
 __device__ __forceinline__ void norm_row(const tail<T> &a, int64_t row, int begin)
 {
-    const float count = static_cast<float>(a.channels);
     float v[ROUNDS][PACK];
-    float total = 0.0f;
-    float squares = 0.0f;
+    float mean;
+    float inverse;
 #pragma unroll
     for (int j = 0; j < ROUNDS; j++) {
         const int c = begin + j * WARP * PACK;
@@ -95,23 +90,7 @@ __device__ __forceinline__ void norm_row(const tail<T> &a, int64_t row, int begi
             begin_pack(a, row, c, v[j]);
         }
     }
-#pragma unroll
-    for (int j = 0; j < ROUNDS; j++) {
-#pragma unroll
-        for (int i = 0; i < PACK; i++) {
-            total += v[j][i];
-        }
-    }
-    const float mean = warp_sum(total) / count;
-#pragma unroll
-    for (int j = 0; j < ROUNDS; j++) {
-#pragma unroll
-        for (int i = 0; i < PACK; i++) {
-            const float d = v[j][i] - mean;
-            squares += begin + j * WARP * PACK + i < a.channels ? d * d : 0.0f;
-        }
-    }
-    const float inverse = 1.0f / sqrtf(warp_sum(squares) / count + EPS);
+    row_stats(v, begin, a.channels, mean, inverse);
 #pragma unroll
     for (int j = 0; j < ROUNDS; j++) {
         const int c = begin + j * WARP * PACK;
@@ -164,7 +143,7 @@ __device__ __forceinline__ void norm_long_row(const tail<T> &a, int64_t row, flo
         const float d = raw(a, row, c) - mean;
         squares += d * d;
     }
-    const float inverse = 1.0f / sqrtf(block_sum(squares, parts + WARP) / count + EPS);
+    const float inverse = inverse_of(block_sum(squares, parts + WARP), a.channels);
     for (int c = begin; c < a.channels; c += PACK_THREADS) {
         const float v = raw(a, row, c);
         if (a.saved != nullptr) {
@@ -235,12 +214,6 @@ __global__ void __launch_bounds__(PACK_THREADS) zero_kernel(N *y, ser_rows rows,
     }
 }
 
-dim3 grid_of(int64_t blocks, int64_t batch)
-{
-    return dim3(static_cast<unsigned>(blocks),
-                static_cast<unsigned>(batch < MOST_CLIPS ? batch : MOST_CLIPS));
-}
-
 template <typename T> int run_norm(ser_queue *queue, const tail<T> &a)
 {
     const ser_shape shape = {grid_of(cuda_ceil_div(a.padded, WARPS), a.batch), WARPS * WARP, 0};
@@ -259,10 +232,7 @@ template <typename T> int run_norm(ser_queue *queue, const tail<T> &a)
 
 template <typename T> int run_gelu(ser_queue *queue, const tail<T> &a)
 {
-    int shift = 0;
-    while (shift < 5 && (PACK << shift) < a.channels) {
-        shift++;
-    }
+    const int shift = lanes_shift(a.channels);
     const int64_t blocks = cuda_ceil_div(a.padded << shift, PACK_THREADS);
     return ser_launch(queue, {grid_of(blocks, a.batch), PACK_THREADS, 0}, gelu_kernel<T>, a, shift);
 }

@@ -90,6 +90,39 @@ __global__ void __launch_bounds__(ROWS *WARP) cross_entropy(const forward a)
     }
 }
 
+struct backward {
+    const float *probabilities; /* [rows, classes] */
+    const float *targets;       /* [rows, classes] */
+    const float *loss;          /* [rows] or NULL */
+    float *dlogits;             /* [rows, classes] */
+    int64_t rows, classes;
+    double scale;
+};
+
+/* dloss / dz_k = p_k sum_j t_j - t_k, in double: near the optimum it is a small difference. */
+__global__ void __launch_bounds__(ROWS *WARP) cross_entropy_bwd(const backward a)
+{
+    const unsigned lane = threadIdx.x % WARP;
+    const int64_t b = int64_t{blockIdx.x} * ROWS + threadIdx.x / WARP;
+    if (b >= a.rows) {
+        return;
+    }
+    const float *p = a.probabilities + b * a.classes;
+    const float *targets = a.targets + b * a.classes;
+    float *dlogits = a.dlogits + b * a.classes;
+    double target = 0.0;
+    for (int64_t k = lane; k < a.classes; k += WARP) {
+        target += static_cast<double>(targets[k]);
+    }
+    target = warp_sum(target);
+    const bool sound = a.loss == nullptr || isfinite(a.loss[b]);
+    const double scale = sound ? a.scale : static_cast<double>(NAN);
+    for (int64_t k = lane; k < a.classes; k += WARP) {
+        const double slope = static_cast<double>(p[k]) * target - static_cast<double>(targets[k]);
+        dlogits[k] = static_cast<float>(scale * slope);
+    }
+}
+
 } // namespace
 
 int ser_cuda_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args)
@@ -108,4 +141,22 @@ int ser_cuda_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *a
         .classes = args->logits.cols,
     };
     return ser_launch(queue, {ser_grid(a.rows, ROWS), ROWS * WARP, 0}, cross_entropy, a);
+}
+
+int ser_cuda_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args)
+{
+    const int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    const backward a = {
+        .probabilities = static_cast<const float *>(args->probabilities.data),
+        .targets = static_cast<const float *>(args->targets.data),
+        .loss = static_cast<const float *>(args->loss.data),
+        .dlogits = static_cast<float *>(args->dlogits.data),
+        .rows = args->probabilities.rows,
+        .classes = args->probabilities.cols,
+        .scale = static_cast<double>(args->scale),
+    };
+    return ser_launch(queue, {ser_grid(a.rows, ROWS), ROWS * WARP, 0}, cross_entropy_bwd, a);
 }

@@ -453,12 +453,15 @@ static size_t cuda_scratch(const ser_queue *queue, enum ser_op op, const void *a
     case SER_OP_LINEAR: return ser_cuda_linear_scratch(queue, args);
     case SER_OP_POS_CONV: return ser_cuda_pos_conv_scratch(queue, args);
     case SER_OP_WEIGHT_NORM: return ser_cuda_weight_norm_scratch(queue, args);
+    case SER_OP_RESIDUAL_NORM: return ser_cuda_residual_norm_scratch(queue, args);
     case SER_OP_ATTENTION: return ser_cuda_attention_scratch(queue, args);
+    case SER_OP_LAYER_MIX: return ser_cuda_layer_mix_scratch(queue, args);
+    case SER_OP_ATTN_POOL: return ser_cuda_attn_pool_scratch(queue, args);
+    case SER_OP_SUM_SQUARES: return ser_cuda_sum_squares_scratch(queue, args);
     default: return 0;
     }
 }
 
-/* Backward is to come; without adamw ser_training_create refuses the device. */
 const ser_ops ser_cuda_ops = {
     .version = SER_OPS_VERSION,
     .bf16 = true,
@@ -486,18 +489,32 @@ const ser_ops ser_cuda_ops = {
     .weight_get = cuda_weight_get,
     .convert = ser_cuda_convert,
     .scratch = cuda_scratch,
+    .gather = ser_cuda_gather,
     .log_mel_fwd = ser_cuda_log_mel_fwd,
     .mel_warp_fwd = ser_cuda_mel_warp_fwd,
     .wave_conv_fwd = ser_cuda_wave_conv_fwd,
+    .wave_conv_bwd = ser_cuda_wave_conv_bwd,
     .conv_fwd = ser_cuda_conv_fwd,
+    .conv_bwd = ser_cuda_conv_bwd,
     .linear_fwd = ser_cuda_linear_fwd,
+    .linear_bwd = ser_cuda_linear_bwd,
     .pos_conv_fwd = ser_cuda_pos_conv_fwd,
+    .pos_conv_bwd = ser_cuda_pos_conv_bwd,
     .weight_norm_fwd = ser_cuda_weight_norm_fwd,
+    .weight_norm_bwd = ser_cuda_weight_norm_bwd,
     .residual_norm_fwd = ser_cuda_residual_norm_fwd,
+    .residual_norm_bwd = ser_cuda_residual_norm_bwd,
     .attention_fwd = ser_cuda_attention_fwd,
+    .attention_bwd = ser_cuda_attention_bwd,
     .layer_mix_fwd = ser_cuda_layer_mix_fwd,
+    .layer_mix_bwd = ser_cuda_layer_mix_bwd,
     .attn_pool_fwd = ser_cuda_attn_pool_fwd,
+    .attn_pool_bwd = ser_cuda_attn_pool_bwd,
     .cross_entropy_fwd = ser_cuda_cross_entropy_fwd,
+    .cross_entropy_bwd = ser_cuda_cross_entropy_bwd,
     .dropout_fwd = ser_cuda_dropout_fwd,
+    .dropout_bwd = ser_cuda_dropout_bwd,
     .span_mask = ser_cuda_span_mask,
+    .sum_squares = ser_cuda_sum_squares,
+    .adamw = ser_cuda_adamw,
 };

@@ -95,23 +95,41 @@ size_t ser_cuda_conv_scratch(const ser_queue *queue, const ser_conv_args *args);
 size_t ser_cuda_linear_scratch(const ser_queue *queue, const ser_linear_args *args);
 size_t ser_cuda_pos_conv_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
 size_t ser_cuda_weight_norm_scratch(const ser_queue *queue, const ser_weight_norm_args *args);
+size_t ser_cuda_residual_norm_scratch(const ser_queue *queue, const ser_residual_norm_args *args);
 size_t ser_cuda_attention_scratch(const ser_queue *queue, const ser_attention_args *args);
+size_t ser_cuda_layer_mix_scratch(const ser_queue *queue, const ser_layer_mix_args *args);
+size_t ser_cuda_attn_pool_scratch(const ser_queue *queue, const ser_attn_pool_args *args);
+size_t ser_cuda_sum_squares_scratch(const ser_queue *queue, const ser_sum_squares_args *args);
 
 /* The ops, one file each. */
+int ser_cuda_gather(ser_queue *queue, const ser_gather_args *args);
 int ser_cuda_log_mel_fwd(ser_queue *queue, const ser_log_mel_args *args);
 int ser_cuda_mel_warp_fwd(ser_queue *queue, const ser_mel_warp_args *args);
 int ser_cuda_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args);
+int ser_cuda_wave_conv_bwd(ser_queue *queue, const ser_wave_conv_args *args);
 int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args);
+int ser_cuda_conv_bwd(ser_queue *queue, const ser_conv_args *args);
 int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args);
+int ser_cuda_linear_bwd(ser_queue *queue, const ser_linear_args *args);
 int ser_cuda_pos_conv_fwd(ser_queue *queue, const ser_pos_conv_args *args);
+int ser_cuda_pos_conv_bwd(ser_queue *queue, const ser_pos_conv_args *args);
 int ser_cuda_weight_norm_fwd(ser_queue *queue, const ser_weight_norm_args *args);
+int ser_cuda_weight_norm_bwd(ser_queue *queue, const ser_weight_norm_args *args);
 int ser_cuda_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *args);
+int ser_cuda_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args);
 int ser_cuda_attention_fwd(ser_queue *queue, const ser_attention_args *args);
+int ser_cuda_attention_bwd(ser_queue *queue, const ser_attention_args *args);
 int ser_cuda_layer_mix_fwd(ser_queue *queue, const ser_layer_mix_args *args);
+int ser_cuda_layer_mix_bwd(ser_queue *queue, const ser_layer_mix_args *args);
 int ser_cuda_attn_pool_fwd(ser_queue *queue, const ser_attn_pool_args *args);
+int ser_cuda_attn_pool_bwd(ser_queue *queue, const ser_attn_pool_args *args);
 int ser_cuda_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *args);
+int ser_cuda_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args);
 int ser_cuda_dropout_fwd(ser_queue *queue, const ser_dropout_args *args);
+int ser_cuda_dropout_bwd(ser_queue *queue, const ser_dropout_args *args);
 int ser_cuda_span_mask(ser_queue *queue, const ser_span_mask_args *args);
+int ser_cuda_sum_squares(ser_queue *queue, const ser_sum_squares_args *args);
+int ser_cuda_adamw(ser_queue *queue, const ser_adamw_args *args);
 
 /* to = from, f32 to bf16 or back, or the same type; the shapes are equal (convert.cu). */
 int ser_cuda_convert(ser_queue *queue, const ser_tensor *from, const ser_tensor *to);
@@ -132,6 +150,13 @@ int ser_cuda_conv_tail(ser_queue *queue, const cuda_conv_tail *tail);
 
 /* Zeros in the invalid rows (conv_tail.cu). */
 int ser_cuda_zero_padding(ser_queue *queue, const ser_tensor *y, const ser_rows *rows);
+
+/* sums[c] += sum of x[row, c] over the valid rows, f32 in a fixed order: the gradient of a bias. x may
+ * be of either type; `scratch` has the bytes that ser_cuda_column_sums_scratch says (column_sums.cu).
+ */
+size_t ser_cuda_column_sums_scratch(const ser_queue *queue, const ser_tensor *x);
+int ser_cuda_column_sums(ser_queue *queue, const ser_tensor *x, const ser_rows *rows, float *sums,
+                         void *scratch);
 
 /* The filled table (cuda.c). */
 extern const ser_ops ser_cuda_ops;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* y = dropout(act(x)), inverted dropout with the mask drawn anew in each direction (ops.h,
  * ser_dropout). */
-#include "ops/cuda/packs.cuh"
+#include <ser/common.h>
+
 #include "ops/cuda/philox.cuh"
+#include "ops/cuda/row_packs.cuh"
 
 namespace
 {
@@ -32,7 +34,48 @@ __global__ void __launch_bounds__(PACK_THREADS) dropout(const forward<T> a)
     }
 }
 
-template <typename T> int launch(ser_queue *queue, const ser_dropout_args *args)
+template <typename T> struct backward {
+    const T *x;  /* [rows, channels], with an activation */
+    const T *dy; /* [rows, channels]; may be dx */
+    T *dx;       /* [rows, channels] */
+    ser_rows rows;
+    int64_t channels;
+    dropout_rule rule;
+};
+
+/* dx = act'(x) f dy, f = 0 or 1 / (1 - p) as in forward; zeros in the invalid rows, since products
+ * sum over the rows of dx. */
+template <typename T, int ACTIVATION, bool WHOLE>
+__global__ void __launch_bounds__(PACK_THREADS) dropout_bwd(const backward<T> a)
+{
+    for (row_walk row = walk_rows(a.rows); is_within(row, a.rows); advance(row, a.rows)) {
+        const int64_t begin = row.row * a.channels;
+        const int64_t end = begin + a.channels;
+        const bool wanted = is_valid(row, a.rows);
+        for (int64_t at = pack_of_lane(begin); at < end; at += ROW_PACKS) {
+            float d[PACK] = {};
+            if (wanted) {
+                float x[PACK] = {};
+                float factors[PACK];
+                load_between<WHOLE>(a.dy, at, begin, end, d);
+                if constexpr (ACTIVATION != SER_ACT_NONE) {
+                    load_between<WHOLE>(a.x, at, begin, end, x);
+                }
+                dropout_factors(a.rule, static_cast<uint64_t>(at) / PACK, factors);
+#pragma unroll
+                for (int i = 0; i < PACK; i++) {
+                    d[i] *= factors[i];
+                    if constexpr (ACTIVATION != SER_ACT_NONE) {
+                        d[i] *= activate_gradient<ACTIVATION>(x[i]);
+                    }
+                }
+            }
+            store_between<WHOLE>(a.dx, at, begin, end, d);
+        }
+    }
+}
+
+template <typename T> int run_forward(ser_queue *queue, const ser_dropout_args *args)
 {
     const forward<T> a = {
         .x = static_cast<const T *>(args->x.data),
@@ -51,6 +94,34 @@ template <typename T> int launch(ser_queue *queue, const ser_dropout_args *args)
     return ser_launch(queue, ser_pack_shape(queue, a.count), kernel, a);
 }
 
+template <typename T, bool WHOLE> auto backward_kernel(int32_t activation) -> void (*)(backward<T>)
+{
+    switch (activation) {
+    case SER_ACT_GELU: return dropout_bwd<T, SER_ACT_GELU, WHOLE>;
+    case SER_ACT_RELU: return dropout_bwd<T, SER_ACT_RELU, WHOLE>;
+    case SER_ACT_TANH: return dropout_bwd<T, SER_ACT_TANH, WHOLE>;
+    default: return dropout_bwd<T, SER_ACT_NONE, WHOLE>;
+    }
+}
+
+template <typename T> int run_backward(ser_queue *queue, const ser_dropout_args *args)
+{
+    const backward<T> a = {
+        .x = static_cast<const T *>(args->x.data),
+        .dy = static_cast<const T *>(args->dy.data),
+        .dx = static_cast<T *>(args->dx.data),
+        .rows = args->rows,
+        .channels = args->dx.cols,
+        .rule = dropout_rule_of(args->dropout),
+    };
+    const bool whole = a.channels % PACK == 0 && ser_pack_aligned(a.x) && ser_pack_aligned(a.dy) &&
+                       ser_pack_aligned(a.dx);
+    return ser_launch(queue, ser_row_shape(queue, args->dx.rows),
+                      whole ? backward_kernel<T, true>(args->activation)
+                            : backward_kernel<T, false>(args->activation),
+                      a);
+}
+
 } // namespace
 
 int ser_cuda_dropout_fwd(ser_queue *queue, const ser_dropout_args *args)
@@ -59,5 +130,16 @@ int ser_cuda_dropout_fwd(ser_queue *queue, const ser_dropout_args *args)
     if (status != 0) {
         return status;
     }
-    return args->y.type == SER_BF16 ? launch<bf16>(queue, args) : launch<float>(queue, args);
+    return args->y.type == SER_BF16 ? run_forward<bf16>(queue, args)
+                                    : run_forward<float>(queue, args);
+}
+
+int ser_cuda_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
+{
+    const int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    return args->dx.type == SER_BF16 ? run_backward<bf16>(queue, args)
+                                     : run_backward<float>(queue, args);
 }

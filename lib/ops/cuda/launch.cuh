@@ -154,6 +154,15 @@ __device__ __forceinline__ float gelu(float x)
     return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
 }
 
+/* GELU'(x) = Phi(x) + x phi(x), phi(x) = exp(-x^2 / 2) / sqrt(2 pi). Where x^2 overflows phi is 0;
+ * at the infinities, as everywhere beyond +-15 or so, the derivative is 0 or 1. */
+__device__ __forceinline__ float gelu_gradient(float x)
+{
+    const float phi = 0.39894228040143268f * expf(-0.5f * x * x);
+    const float slope = phi > 0.0f ? x * phi : 0.0f; /* no inf * 0 */
+    return 0.5f * (1.0f + erff(x * 0.70710678118654752f)) + slope;
+}
+
 /* SER_ACT_*, chosen at compile time. */
 template <int ACTIVATION> __device__ __forceinline__ float activate(float x)
 {
@@ -165,6 +174,21 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float x)
         return tanhf(x);
     } else {
         return x;
+    }
+}
+
+/* The derivative of activate, at its argument; ReLU'(0) = 0. */
+template <int ACTIVATION> __device__ __forceinline__ float activate_gradient(float x)
+{
+    if constexpr (ACTIVATION == SER_ACT_GELU) {
+        return gelu_gradient(x);
+    } else if constexpr (ACTIVATION == SER_ACT_RELU) {
+        return x > 0.0f ? 1.0f : 0.0f;
+    } else if constexpr (ACTIVATION == SER_ACT_TANH) {
+        const float y = tanhf(x);
+        return 1.0f - y * y;
+    } else {
+        return 1.0f;
     }
 }
 

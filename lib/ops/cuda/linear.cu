@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* y = act(x W^T + b), all rows of the batch as one matrix. */
+/* y = act(x W^T + b), all rows of the batch as one matrix, and its gradients. */
+#include <ser/common.h>
+
 #include "ops/cuda/packs.cuh"
 #include "ops/cuda/products.h"
 
@@ -40,10 +42,14 @@ template <typename T> int run_activation(ser_queue *queue, const ser_tensor &y, 
 
 } // namespace
 
+/* Behind what the products need: the partial sums of dbias. */
 size_t ser_cuda_linear_scratch(const ser_queue *queue, const ser_linear_args *args)
 {
-    (void)args;
-    return ser_products_scratch(queue);
+    size_t size = ser_products_scratch(queue);
+    if (args->dbias.rows > 0) {
+        (void)cuda_carve(&size, ser_cuda_column_sums_scratch(queue, &args->dy));
+    }
+    return size;
 }
 
 /* The library's GELU is the tanh approximation, and nothing says that its ReLU keeps NaN, by which
@@ -72,4 +78,64 @@ int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
     }
     return args->y.type == SER_BF16 ? run_activation<bf16>(queue, args->y, args->activation)
                                     : run_activation<float>(queue, args->y, args->activation);
+}
+
+/* dx = dy W */
+static int data_gradient(ser_queue *queue, const ser_linear_args *args)
+{
+    cuda_product product = {};
+    product.m = args->dx.rows;
+    product.n = args->dx.cols;
+    product.k = args->dy.cols;
+    product.entries = 1;
+    product.a = args->dy.data;
+    product.lda = args->dy.cols;
+    product.b = cuda_weight_data(args->w, args->dy.type);
+    product.ldb = args->dx.cols;
+    product.b_across = true;
+    product.d = args->dx.data;
+    product.ldd = args->dx.cols;
+    product.type = args->dy.type;
+    product.d_type = args->dx.type;
+    return ser_product_run(cuda_queue_of(queue), &product);
+}
+
+/* dw += dy^T x. The product goes over padding too, where 0 times anything must be 0. */
+static int weight_gradient(ser_queue *queue, const ser_linear_args *args)
+{
+    cuda_product product = {};
+    product.m = args->dy.cols;
+    product.n = args->x.cols;
+    product.k = args->dy.rows;
+    product.entries = 1;
+    product.a = args->dy.data;
+    product.lda = args->dy.cols;
+    product.a_across = true;
+    product.b = args->x.data;
+    product.ldb = args->x.cols;
+    product.b_across = true;
+    product.d = args->dw.data;
+    product.ldd = args->x.cols;
+    product.type = args->x.type;
+    product.d_type = SER_F32;
+    product.accumulate = true;
+    int status = ser_cuda_zero_padding(queue, &args->dy, &args->rows);
+    status = status == 0 ? ser_cuda_zero_padding(queue, &args->x, &args->rows) : status;
+    return status == 0 ? ser_product_run(cuda_queue_of(queue), &product) : status;
+}
+
+int ser_cuda_linear_bwd(ser_queue *queue, const ser_linear_args *args)
+{
+    size_t size = ser_products_scratch(queue);
+    const size_t partials = cuda_carve(&size, 0);
+    int status = ser_cuda_enter(queue->context);
+    if (status == 0 && args->dbias.data != nullptr) {
+        status = ser_cuda_column_sums(queue, &args->dy, &args->rows,
+                                      static_cast<float *>(args->dbias.data),
+                                      static_cast<char *>(queue->scratch) + partials);
+    }
+    if (status == 0 && args->dw.data != nullptr) {
+        status = weight_gradient(queue, args);
+    }
+    return status == 0 && args->dx.data != nullptr ? data_gradient(queue, args) : status;
 }

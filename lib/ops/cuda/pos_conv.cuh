@@ -1,18 +1,27 @@
 /* SPDX-License-Identifier: MIT */
-/* What the kernels of pos_conv share. Only for pos_conv.cu. */
+/* What the kernels of pos_conv share. Only for pos_conv.cu and pos_conv_backward.cu. */
 #ifndef SER_OPS_CUDA_POS_CONV_CUH
 #define SER_OPS_CUDA_POS_CONV_CUH
 
 #include "ops/cuda/mma.cuh"
 #include "ops/cuda/packs.cuh"
 
+/* Bytes that backward alone needs (pos_conv_backward.cu). */
+size_t ser_cuda_pos_conv_bwd_scratch(const ser_queue *queue, const ser_pos_conv_args *args);
+
 namespace
 {
 
+/*
+ * sum over tap k and input i of x[t - before + k, i] w[o, k, i], frames outside the clip being 0.
+ * Forward: z = sum + bias, y = x + GELU(z). The data gradient: y = sum + dy; x and w are then dz
+ * and the transposed weights in reverse order.
+ */
 template <typename T> struct conv_call {
     const T *x;        /* [batch * padded, channels] */
     const T *w;        /* [groups, width, kernel, width]: output, tap, input */
-    const float *bias; /* [channels] */
+    const float *bias; /* [channels]; forward only */
+    const T *dy;       /* as x; the data gradient only */
     T *y;              /* as x */
     T *z;              /* as x, or NULL */
     float *parts;      /* [splits, batch * padded, channels]; NULL: taps are not split */
@@ -23,6 +32,8 @@ template <typename T> struct conv_call {
     int tiles;  /* per clip */
     int splits; /* of the taps; block (clip * tiles + tile) * splits + split, group */
 };
+
+enum direction { FORWARD, GRADIENT };
 
 struct span {
     int begin, end;

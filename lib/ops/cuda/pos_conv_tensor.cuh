@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pos_conv on tensor cores. Only for pos_conv.cu.
+ * pos_conv and its data gradient on tensor cores. Only for pos_conv.cu and pos_conv_backward.cu.
  *
  * A block has four warps, each with BLOCKS neighbouring blocks of 16 frames and all outputs of the
  * group, WIDTH of them with zeros beyond the group's own. A stage holds the weights of SLOTS taps
@@ -233,32 +233,54 @@ __device__ __forceinline__ int column_of(int n)
     return n * 8 + static_cast<int>(threadIdx.x) % 4 * 2;
 }
 
-/* Into the slice, over the frames themselves, which only this thread reads any more:
- * z = sums + bias or, with Y, y = x + GELU(z). */
-template <int WIDTH, int BLOCKS, bool Y>
+/* The data gradient's other term, where forward's slice has the frames themselves. */
+template <int WIDTH, int BLOCKS>
+__device__ __forceinline__ void load_frames(const conv_call<bf16> &call, const tile &t,
+                                            bf16 *frames)
+{
+    using L = layout<WIDTH, BLOCKS>;
+    constexpr int PIECES = WIDTH / 8;
+    const bf16 *dy = call.dy + (int64_t{t.clip} * call.padded + t.first) * call.channels +
+                     int64_t{blockIdx.y} * call.width;
+    for (int i = static_cast<int>(threadIdx.x); i < L::ROWS * PIECES; i += THREADS) {
+        const int row = i / PIECES;
+        const int at = i % PIECES * 8;
+        const bool there = row < t.count && at < call.width;
+        const bf16 *from = there ? dy + int64_t{row} * call.channels + at : call.dy;
+        cp_async_16(frames + row * L::PITCH + at, from, there);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+}
+
+/* z = sums + bias, y = frame + GELU(z), dx = frame + sums. */
+enum result { Y, Z, DX };
+
+/* Into the slice, over the frames, each of which only one thread reads any more. */
+template <int WIDTH, int BLOCKS, result R>
 __device__ __forceinline__ void finish(const conv_call<bf16> &call, bf16 *frames,
                                        const float (&sums)[BLOCKS][WIDTH / 8][4])
 {
-    const float *bias = call.bias + int64_t{blockIdx.y} * call.width;
+    const float *bias = R == DX ? nullptr : call.bias + int64_t{blockIdx.y} * call.width;
 #pragma unroll
     for (int n = 0; n < WIDTH / 8; n++) {
         if (n * 8 >= call.width) {
             break;
         }
         const int column = column_of(n);
-        const float bias0 = bias[column];
-        const float bias1 = bias[column + 1];
+        const float bias0 = R == DX ? 0.0f : bias[column];
+        const float bias1 = R == DX ? 0.0f : bias[column + 1];
 #pragma unroll
         for (int m = 0; m < BLOCKS; m++) {
 #pragma unroll
             for (int i = 0; i < 4; i += 2) {
                 bf16 *at = frames + row_of<BLOCKS>(m, i) * layout<WIDTH, BLOCKS>::PITCH + column;
                 float z[2] = {sums[m][n][i] + bias0, sums[m][n][i + 1] + bias1};
-                if constexpr (Y) {
-                    float x[2];
-                    load(at, x);
-                    z[0] = x[0] + gelu(z[0]);
-                    z[1] = x[1] + gelu(z[1]);
+                if constexpr (R != Z) {
+                    float frame[2];
+                    load(at, frame);
+                    z[0] = frame[0] + (R == Y ? gelu(z[0]) : z[0]);
+                    z[1] = frame[1] + (R == Y ? gelu(z[1]) : z[1]);
                 }
                 store(at, z);
             }
@@ -314,10 +336,11 @@ __device__ __forceinline__ void store_part(const conv_call<bf16> &call, const ti
 }
 
 /* Two blocks fit on a multiprocessor: one copies while the other multiplies. */
-template <int WIDTH, int BLOCKS>
+template <direction D, int WIDTH, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, 2) pos_conv_tensor(const conv_call<bf16> call)
 {
     using L = layout<WIDTH, BLOCKS>;
+    constexpr result FIRST = D == FORWARD ? Y : DX;
     SER_SHARED(bf16, slice); /* [ROWS + kernel - 1, PITCH], then two stages */
     const tile t = tile_of(call, L::ROWS);
     bf16 *frames = slice + call.before * L::PITCH;
@@ -331,14 +354,18 @@ __global__ void __launch_bounds__(THREADS, 2) pos_conv_tensor(const conv_call<bf
         return;
     }
     if (t.count > 0) {
-        finish<WIDTH, BLOCKS, true>(call, frames, sums);
+        if constexpr (D == GRADIENT) {
+            load_frames<WIDTH, BLOCKS>(call, t, frames);
+            __syncthreads();
+        }
+        finish<WIDTH, BLOCKS, FIRST>(call, frames, sums);
         __syncthreads();
     }
     store_frames<WIDTH, BLOCKS>(call, t, frames, call.y);
-    if (call.z != nullptr) {
+    if (D == FORWARD && call.z != nullptr) {
         __syncthreads();
         if (t.count > 0) {
-            finish<WIDTH, BLOCKS, false>(call, frames, sums);
+            finish<WIDTH, BLOCKS, Z>(call, frames, sums);
             __syncthreads();
         }
         store_frames<WIDTH, BLOCKS>(call, t, frames, call.z);
@@ -346,6 +373,7 @@ __global__ void __launch_bounds__(THREADS, 2) pos_conv_tensor(const conv_call<bf
 }
 
 /* What the blocks with shares of the taps left, in their order. */
+template <direction D>
 __global__ void __launch_bounds__(PACK_THREADS) add_parts(const conv_call<bf16> call)
 {
     const int64_t at = pack_first();
@@ -354,7 +382,6 @@ __global__ void __launch_bounds__(PACK_THREADS) add_parts(const conv_call<bf16> 
         return;
     }
     const int64_t row = at / call.channels;
-    const float *bias = call.bias + at % call.channels;
     float y[PACK] = {};
     float z[PACK] = {};
     if (row % call.padded < call.valid[row / call.padded]) {
@@ -366,15 +393,18 @@ __global__ void __launch_bounds__(PACK_THREADS) add_parts(const conv_call<bf16> 
                 z[i] += part[i];
             }
         }
-        load_pack(call.x + at, y);
+        load_pack((D == FORWARD ? call.x : call.dy) + at, y);
+        const int64_t channel = at % call.channels;
 #pragma unroll
         for (int i = 0; i < PACK; i++) {
-            z[i] += bias[i];
-            y[i] += gelu(z[i]);
+            if constexpr (D == FORWARD) {
+                z[i] += call.bias[channel + i];
+            }
+            y[i] += D == FORWARD ? gelu(z[i]) : z[i];
         }
     }
     store_pack(call.y + at, y);
-    if (call.z != nullptr) {
+    if (D == FORWARD && call.z != nullptr) {
         store_pack(call.z + at, z);
     }
 }

@@ -10,8 +10,10 @@
  * from the stored sum with the saved statistics, and xhat must have mean 0 and variance 1 there.
  * A sum that is not stored stays in f32.
  */
-#include "ops/cuda/packs.cuh"
+#include <ser/common.h>
+
 #include "ops/cuda/philox.cuh"
+#include "ops/cuda/residual_norm.cuh"
 
 namespace
 {
@@ -258,4 +260,13 @@ int ser_cuda_residual_norm_fwd(ser_queue *queue, const ser_residual_norm_args *a
         return status;
     }
     return args->x.type == SER_BF16 ? launch<bf16>(queue, args) : launch<float>(queue, args);
+}
+
+size_t ser_cuda_residual_norm_scratch(const ser_queue *queue, const ser_residual_norm_args *args)
+{
+    if (args->dgamma.rows == 0 && args->dbeta.rows == 0) {
+        return 0;
+    }
+    const int64_t blocks = residual_norm_most_blocks(queue, args->x.rows);
+    return static_cast<size_t>(blocks * 2 * args->x.cols) * sizeof(float);
 }

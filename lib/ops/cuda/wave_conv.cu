@@ -4,6 +4,7 @@
  * before the first output is made (wave_norm.cuh), so y is written once and nothing is read back.
  */
 #include "base/fail.h"
+#include "ops/cuda/wave_backward.cuh"
 #include "ops/cuda/wave_pass.cuh"
 
 namespace
@@ -11,15 +12,9 @@ namespace
 
 /* Offsets into the scratch. The shared bank is there with the norms LAYER and NONE and for z. */
 struct wave_plan {
-    int64_t pitch, chunks, bank_size;
-    int32_t side, tiles;
+    int64_t pitch, bank_size;
     size_t sums, clip_banks, bank, spread, size;
 };
-
-int64_t product(int64_t a, int64_t b, int64_t c)
-{
-    return a * b * c;
-}
 
 wave_plan plan_of(const ser_wave_conv_args *args)
 {
@@ -28,63 +23,37 @@ wave_plan plan_of(const ser_wave_conv_args *args)
     const int64_t batch = args->rows_out.batch;
     const bool by_clip = args->norm == SER_CONV_NORM_CLIP;
     p.pitch = cuda_ceil_div(args->w.rows, 4) * 4;
-    p.chunks = cuda_ceil_div(args->rows_out.padded, MOMENT_FRAMES);
-    p.side = static_cast<int32_t>(cuda_ceil_div(kernel, MOMENT_TILE));
-    p.tiles = p.side * (p.side + 1) / 2;
     p.bank_size = (kernel + BANK_EXTRA) * p.pitch;
-    const int64_t sums = by_clip ? product(batch, p.chunks, p.tiles) * MOMENT_SLOTS : 0;
     const int64_t clip_banks = by_clip ? batch * p.bank_size : 0;
     const int64_t spread = args->norm == SER_CONV_NORM_LAYER ? (kernel + 1) * (kernel + 2) : 0;
-    p.sums = cuda_carve(&p.size, static_cast<size_t>(sums) * sizeof(double));
+    p.sums = cuda_carve(&p.size, by_clip ? ser_wave_moments_size(args) : 0);
     p.clip_banks = cuda_carve(&p.size, static_cast<size_t>(clip_banks) * sizeof(float));
     p.bank = cuda_carve(&p.size, static_cast<size_t>(p.bank_size) * sizeof(float));
     p.spread = cuda_carve(&p.size, static_cast<size_t>(spread) * sizeof(double));
     return p;
 }
 
-template <typename N> N *scratch_at(const ser_queue *queue, size_t offset)
-{
-    return reinterpret_cast<N *>(static_cast<unsigned char *>(queue->scratch) + offset);
-}
-
-const float *values_of(const ser_tensor &x)
-{
-    return static_cast<const float *>(x.data);
-}
-
 int fold_clips(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan &plan)
 {
-    const wave_moments moments = {
-        .pcm = values_of(args->pcm),
-        .padded_in = args->rows_in.padded,
-        .batch = args->rows_out.batch,
-        .valid = args->rows_out.valid,
-        .chunks = plan.chunks,
-        .kernel = args->kernel,
-        .stride = args->stride,
-        .side = plan.side,
-        .tiles = plan.tiles,
-        .sums = scratch_at<double>(queue, plan.sums),
-    };
-    const int64_t warps = product(moments.batch, plan.chunks, plan.tiles);
-    const int status = ser_launch(queue, {ser_grid(warps, MOMENT_WARPS), MOMENT_THREADS, 0},
-                                  wave_sum_moments, moments);
+    const wave_moments moments =
+        ser_wave_moments_of(args, ser_wave_scratch<double>(queue, plan.sums));
+    const int status = ser_wave_sum_moments(queue, moments);
     if (status != 0) {
         return status;
     }
     const wave_fold fold = {
         .moments = moments,
-        .w = values_of(args->w),
-        .gamma = values_of(args->gamma),
-        .beta = values_of(args->beta),
+        .w = ser_wave_values(args->w),
+        .gamma = ser_wave_values(args->gamma),
+        .beta = ser_wave_values(args->beta),
         .channels = args->w.rows,
         .pitch = plan.pitch,
         .bank_size = plan.bank_size,
-        .bank = scratch_at<float>(queue, plan.clip_banks),
+        .bank = ser_wave_scratch<float>(queue, plan.clip_banks),
     };
     const dim3 grid(static_cast<unsigned>(moments.batch),
                     static_cast<unsigned>(cuda_ceil_div(fold.channels, FOLD_THREADS)));
-    return ser_launch(queue, {grid, FOLD_THREADS, ser_wave_fold_shared(args->kernel)},
+    return ser_launch(queue, {grid, FOLD_THREADS, ser_wave_moments_shared(args->kernel)},
                       wave_fold_clips, fold);
 }
 
@@ -92,14 +61,14 @@ int fold_clips(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan
 int make_bank(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan &plan)
 {
     const wave_bank bank = {
-        .w = values_of(args->w),
-        .bias = values_of(args->bias),
-        .gamma = values_of(args->gamma),
-        .beta = values_of(args->beta),
+        .w = ser_wave_values(args->w),
+        .bias = ser_wave_values(args->bias),
+        .gamma = ser_wave_values(args->gamma),
+        .beta = ser_wave_values(args->beta),
         .kernel = args->kernel,
         .channels = args->w.rows,
         .pitch = plan.pitch,
-        .bank = scratch_at<float>(queue, plan.bank),
+        .bank = ser_wave_scratch<float>(queue, plan.bank),
     };
     const int status = ser_launch(queue, {ser_grid(plan.bank_size, BANK_THREADS), BANK_THREADS, 0},
                                   wave_make_bank, bank);
@@ -111,7 +80,7 @@ int make_bank(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan 
         .size = args->kernel + 1,
         .channels = bank.channels,
         .pitch = plan.pitch,
-        .spread = scratch_at<double>(queue, plan.spread),
+        .spread = ser_wave_scratch<double>(queue, plan.spread),
     };
     const int64_t items = int64_t{spread.size} * spread.size;
     return ser_launch(queue, {ser_grid(items, SPREAD_WARPS), SPREAD_THREADS, 0}, wave_find_spread,
@@ -168,17 +137,17 @@ int run_pass(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan &
 {
     const bool by_clip = last != WAVE_RAW && args->norm == SER_CONV_NORM_CLIP;
     const wave_pass<T> a = {
-        .pcm = values_of(args->pcm),
+        .pcm = ser_wave_values(args->pcm),
         .padded_in = args->rows_in.padded,
         .valid = args->rows_out.valid,
         .padded = args->rows_out.padded,
         .blocks = 0,
         .kernel = args->kernel,
         .stride = args->stride,
-        .bank = scratch_at<float>(queue, by_clip ? plan.clip_banks : plan.bank),
+        .bank = ser_wave_scratch<float>(queue, by_clip ? plan.clip_banks : plan.bank),
         .bank_size = by_clip ? plan.bank_size : 0,
         .pitch = plan.pitch,
-        .spread = scratch_at<double>(queue, plan.spread),
+        .spread = ser_wave_scratch<double>(queue, plan.spread),
         .frames = 0,
         .lanes = 0,
         .channels = args->w.rows,
@@ -202,7 +171,9 @@ int run_pass(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan &
 
 size_t ser_cuda_wave_conv_scratch(const ser_queue *, const ser_wave_conv_args *args)
 {
-    return plan_of(args).size;
+    const size_t forward = plan_of(args).size;
+    const size_t backward = ser_wave_backward_scratch(args);
+    return backward > forward ? backward : forward;
 }
 
 int ser_cuda_wave_conv_fwd(ser_queue *queue, const ser_wave_conv_args *args)
