@@ -106,16 +106,16 @@ static int take_result(train_work *w, const loader_plan *plan, bool *dropping)
     if (status != 0 || !found) {
         return status != 0 ? train_fail(status) : 0;
     }
-    w->state.batch++;
     if (step.skipped) {
         train_work_note_skip(w, plan, &step);
         w->state.skipped++;
         w->skipped++;
-        *dropping = w->state.batch % w->session->options->accumulate != 0;
+        *dropping = (w->state.batch + 1) % w->session->options->accumulate != 0;
     } else {
         count_step(w, (int64_t)(plan->starts[b + 1] - plan->starts[b]), &step);
         show(w, step.loss);
     }
+    w->state.batch++;
     return w->skipped >= w->session->options->max_skipped ? train_work_give_up(w) : 0;
 }
 

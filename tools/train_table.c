@@ -194,7 +194,7 @@ static const cli_option options_table[] = {
     {CLI_INTEGER, 0, "cache-mb", "MIB", SETS(cache_mb), 0, 2147483647, .scope = CLI_MACHINE,
      .help = "memory for decoded clips (default 4096)"},
     {CLI_INTEGER, 0, "feature-cache-mb", "MIB", SETS(feature_cache_mb), 0, 2147483647,
-     .scope = CLI_MACHINE, .help = "memory for outputs of frozen convolutions (default 2048)"},
+     .scope = CLI_MACHINE, .help = "device memory for frozen features or samples (default 2048)"},
     {CLI_GROUP, .help = "Output"},
     {CLI_FLAG, 'j', "json", NULL, SETS(json), .scope = CLI_COMMAND,
      .help = "print the scores as JSON"},

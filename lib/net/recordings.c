@@ -55,6 +55,13 @@ void ser_results_free(ser_workspace *workspace)
     free_results(workspace, 1);
 }
 
+/* A prediction's outputs are read where they are if that is the host's memory. Those of a training
+ * step must outlive the preparation of the next. */
+static bool stays(const ser_workspace *w, const ser_run *run)
+{
+    return w->queue->ops->host_memory && run->input == NULL;
+}
+
 /* Host memory for the outputs of the shape at hand. */
 static int reserve_results(ser_workspace *w, const ser_run *run)
 {
@@ -65,7 +72,7 @@ static int reserve_results(ser_workspace *w, const ser_run *run)
     for (size_t i = 0; i < OUTPUTS; i++) {
         size += elements(list[i].tensor) * sizeof(float);
     }
-    if (queue->ops->host_memory || size <= w->results_size[w->image]) {
+    if (stays(w, run) || size <= w->results_size[w->image]) {
         return 0;
     }
     int status = queue->ops->sync(queue); /* a transfer may still write to the old one */
@@ -87,7 +94,7 @@ static int fetch_outputs(ser_workspace *w, const ser_run *run)
     list_outputs(&w->stages, run, list);
     for (size_t i = 0; i < OUTPUTS && status == 0; i++) {
         const ser_tensor *tensor = list[i].tensor;
-        if (w->queue->ops->host_memory || tensor->data == NULL) {
+        if (tensor->data == NULL || stays(w, run)) {
             *list[i].host = tensor->data;
             continue;
         }

@@ -21,6 +21,7 @@ _ser_train()
     --class-weight) words='none inverse' ;;
     --part) words='test validation train all' ;;
     -d|--device) words='auto cpu cuda' ;;
+    --precision) words='auto f32 bf16' ;;
     --backbone|--arch|--init|--model|--output|--config|--manifest-root|-[baomc]) words=@ ;;
     --folds|--repeat|--merge|--drop|--alias|--group-column|--delimiter|-e|--epochs|--max-steps|\
     --batch-size|--accumulate|-r|--lr|--lr-head|--layer-decay|--warmup|--weight-decay|--beta1|\
@@ -58,8 +59,8 @@ _ser_train()
             --augment-mel-channel-spans --augment-mel-channel-width --augment-mel-time-spans
             --augment-mel-time-width --output --config --print-config --resume --force
             --dry-run --eval-only --part --keep --save-every --eval-every --log-every
-            --time-limit --device --threads --loader-threads --cache-mb --feature-cache-mb
-            --json --no-progress --quiet --verbose --help --version' -- "$cur"))
+            --time-limit --device --precision --threads --loader-threads --cache-mb
+            --feature-cache-mb --json --no-progress --quiet --verbose --help --version' -- "$cur"))
         return
     elif [[ $words != @ ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$cur"))
