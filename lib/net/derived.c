@@ -30,32 +30,53 @@ static ser_affine *affine_at(const ser_net *net, int32_t i)
     return of_block[(i - 2) % 4];
 }
 
-static int place_biases(ser_net *net)
+/* Places one after the other in the network's own memory; returns the elements that takes. */
+static int64_t assign_biases(ser_net *net)
 {
     enum { ALIGNMENT = 128 }; /* elements: 256 bytes, as in workspace.c */
     int64_t total = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        total = 0;
-        for (int32_t i = 0; i < affine_count(net); i++) {
-            ser_affine *affine = affine_at(net, i);
-            if (affine->bias.data != NULL) {
-                affine->bias_bf16 = affine->bias;
-                affine->bias_bf16.type = SER_BF16;
-                affine->bias_bf16.data = /* an offset at first */
-                    (void *)((uintptr_t)net->biases + (uintptr_t)total * sizeof(uint16_t));
-                total += (affine->bias.cols + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-            }
-        }
-        if (pass == 0) {
-            int status =
-                net->ops->alloc(net->context, (size_t)total * sizeof(uint16_t), &net->biases);
-            if (status != 0) {
-                net->biases = NULL;
-                return status;
-            }
+    for (int32_t i = 0; i < affine_count(net); i++) {
+        ser_affine *affine = affine_at(net, i);
+        if (affine->bias.data != NULL) {
+            affine->bias_bf16 = affine->bias;
+            affine->bias_bf16.type = SER_BF16;
+            affine->bias_bf16.data =
+                (void *)((uintptr_t)net->biases + (uintptr_t)total * sizeof(uint16_t));
+            total += (affine->bias.cols + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
         }
     }
+    return total;
+}
+
+static int place_biases(ser_net *net)
+{
+    const size_t size = (size_t)assign_biases(net) * sizeof(uint16_t); /* offsets, so far */
+    int status = net->ops->alloc(net->context, size, &net->biases);
+    if (status != 0) {
+        net->biases = NULL;
+        return status;
+    }
+    assign_biases(net);
     return 0;
+}
+
+void ser_net_lend_biases(ser_net *net, const float *w, size_t count, void *rounded)
+{
+    for (int32_t i = 0; i < affine_count(net); i++) {
+        ser_affine *affine = affine_at(net, i);
+        const uintptr_t at = (uintptr_t)affine->bias.data - (uintptr_t)w;
+        if (affine->bias.data != NULL && at < count * sizeof *w) { /* else it is frozen */
+            affine->bias_bf16.data =
+                (void *)((uintptr_t)rounded + at / sizeof *w * sizeof(uint16_t));
+        }
+    }
+}
+
+void ser_net_take_biases(ser_net *net)
+{
+    if (net->biases != NULL) {
+        assign_biases(net);
+    }
 }
 
 int ser_net_refresh_biases(const ser_net *net, ser_queue *queue)

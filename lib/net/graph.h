@@ -100,6 +100,11 @@ int ser_net_place_derived(ser_net *net);
 
 /* Queue what makes the copies of biases follow the biases (derived.c). */
 int ser_net_refresh_biases(const ser_net *net, ser_queue *queue);
+
+/* Biases within w [count] have their copies at the same places of `rounded`; the reverse, without
+ * their content. */
+void ser_net_lend_biases(ser_net *net, const float *w, size_t count, void *rounded);
+void ser_net_take_biases(ser_net *net);
 void ser_net_release_weights(ser_net *net);
 
 /* With the transfer's lock held: move f32 elements and wait; swap the two inner axes of rows in host memory; fill a

@@ -110,7 +110,7 @@ static int fetch_outputs(ser_workspace *w, const ser_run *run)
 
 /* Beyond 5000 samples at most a 12th is added to what the network computes, and 13 shapes cover a
  * doubling of lengths. */
-static int64_t rounded(int64_t longest)
+int64_t ser_rounded_length(int64_t longest)
 {
     int64_t step = 400;
     while (step * 25 < longest) {
@@ -122,7 +122,7 @@ static int64_t rounded(int64_t longest)
 int64_t ser_workspace_rounded(const ser_workspace *workspace, int64_t longest)
 {
     const bool records = workspace->queue->ops->capture_begin != NULL && !workspace->keep_stages;
-    return records ? rounded(longest) : longest;
+    return records ? ser_rounded_length(longest) : longest;
 }
 
 enum {

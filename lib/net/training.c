@@ -46,6 +46,10 @@ static int allocate_arrays(ser_training *training)
         }
     }
     void *memory = NULL;
+    if (status == 0 && net->type == SER_BF16) {
+        status = allocate(training, training->count, sizeof *training->rounded, &memory);
+        training->rounded = memory;
+    }
     if (status == 0 && training->folds_position) {
         status = allocate(training, folded, sizeof(float), &memory);
         training->position_dw = memory;
@@ -71,8 +75,9 @@ static int allocate_arrays(ser_training *training)
 static void release_arrays(ser_training *training)
 {
     ser_queue *queue = training->workspace->queue;
-    void *arrays[] = {training->w,       training->gradient,    training->m,      training->v,
-                      training->average, training->position_dw, training->update, training->ranges};
+    void *arrays[] = {training->w,      training->gradient, training->m,
+                      training->v,      training->average,  training->position_dw,
+                      training->update, training->ranges,   training->rounded};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         ser_device_memory_free(queue->ops, queue->context, &arrays[i]);
     }
@@ -149,12 +154,16 @@ static int fold_position(ser_training *training)
     return training->folds_position ? ser_weight_norm_fwd(training->workspace->queue, &args) : 0;
 }
 
-/* Packed matrices follow the flat weights; what was planned is enough. */
+/* What the optimiser does not write itself follows the flat weights: packed matrices, if the backend
+ * has such, and the positional convolution's. */
 static int refresh(ser_training *training)
 {
     const ser_net *net = training->net;
     ser_queue *queue = training->workspace->queue;
     int status = 0;
+    if (queue->ops->weight_lend != NULL) {
+        return fold_position(training);
+    }
     for (size_t i = 0; i < net->params.count && status == 0; i++) {
         if (training->offsets[i] != SER_NOWHERE && net->slots[i].weight != NULL &&
             net->slots[i].part == 0) {
@@ -162,8 +171,20 @@ static int refresh(ser_training *training)
                                             training->w + training->offsets[i]);
         }
     }
-    status = status == 0 ? fold_position(training) : status;
-    return status == 0 ? ser_net_refresh_biases(net, queue) : status;
+    return status == 0 ? fold_position(training) : status;
+}
+
+/* The whole of w rounded, when others than the optimiser wrote it. */
+static int round_weights(ser_training *training)
+{
+    ser_queue *queue = training->workspace->queue;
+    if (training->rounded == NULL) {
+        return 0;
+    }
+    const ser_tensor from = ser_tensor_f32(training->w, 1, (int64_t)training->count);
+    const ser_tensor to = {
+        .data = training->rounded, .rows = 1, .cols = (int64_t)training->count, .type = SER_BF16};
+    return queue->ops->convert(queue, &from, &to);
 }
 
 int ser_training_repack(ser_training *training)
@@ -177,6 +198,7 @@ int ser_training_repack(ser_training *training)
         ser_recordings_free(training->workspace);
     }
     status = status == 0 ? reserved : status;
+    status = status == 0 ? round_weights(training) : status;
     status = status == 0 ? refresh(training) : status;
     return status == 0 ? queue->ops->sync(queue) : status; /* others may read them next */
 }
@@ -292,6 +314,7 @@ static int run_update(ser_training *training, const ser_step *step)
         .m = training->m,
         .v = training->v,
         .ema = training->average,
+        .rounded = training->rounded,
         .gradient = training->gradient,
         .count = (int64_t)training->count,
         .ranges = training->ranges,

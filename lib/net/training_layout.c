@@ -5,7 +5,7 @@
 #include "base/fail.h"
 #include "base/mem.h"
 
-enum { ALIGNMENT = 16 }; /* floats: one cache line */
+enum { ALIGNMENT = 128 }; /* elements: 256 bytes where they are rounded to bf16 (workspace.c) */
 
 static const ser_param *param_of(const ser_training *training, size_t i)
 {
@@ -114,6 +114,42 @@ int ser_training_lay_out(ser_training *training, ser_adamw_range **ranges)
     return 0;
 }
 
+/* Where the backend can, matrices and rounded biases are read where the optimiser writes them. */
+static void lend(ser_training *training)
+{
+    ser_net *net = training->net;
+    uint16_t *rounded = training->rounded;
+    for (size_t i = 0; i < net->params.count && net->ops->weight_lend != NULL; i++) {
+        const size_t offset = training->offsets[i];
+        if (offset != SER_NOWHERE && net->slots[i].weight != NULL && net->slots[i].part == 0) {
+            net->ops->weight_lend(net->slots[i].weight, training->w + offset,
+                                  rounded != NULL ? rounded + offset : NULL);
+        }
+    }
+    if (rounded != NULL) {
+        ser_net_lend_biases(net, training->w, training->count, rounded);
+    }
+}
+
+/* The reverse; the network has the trained values. */
+static int take_back(ser_training *training)
+{
+    ser_net *net = training->net;
+    ser_queue *queue = training->workspace->queue;
+    int status = 0;
+    for (size_t i = 0; i < net->params.count && net->ops->weight_lend != NULL; i++) {
+        const size_t offset = training->offsets[i];
+        if (offset != SER_NOWHERE && net->slots[i].weight != NULL && net->slots[i].part == 0) {
+            net->ops->weight_lend(net->slots[i].weight, NULL, NULL);
+            const int set = net->ops->weight_set(queue, net->slots[i].weight, training->w + offset);
+            status = status == 0 ? set : status;
+        }
+    }
+    ser_net_take_biases(net);
+    const int refreshed = ser_net_refresh_biases(net, queue);
+    return status == 0 ? refreshed : status;
+}
+
 void ser_training_tie(ser_training *training)
 {
     ser_net *net = training->net;
@@ -137,6 +173,7 @@ void ser_training_tie(ser_training *training)
             net->slots[i].vector.data = training->w + training->offsets[i];
         }
     }
+    lend(training);
     if (training->folds_position) {
         const int64_t width = net->arch.hidden_size / net->arch.position_groups;
         net->position.dw = ser_tensor_f32(training->position_dw, net->arch.hidden_size,
@@ -167,6 +204,8 @@ int ser_training_untie(ser_training *training)
         status = status == 0 ? moved : status;
     }
     net->position.dw = (ser_tensor){0};
+    const int taken = take_back(training);
+    status = status == 0 ? taken : status;
     ser_queue *queue = training->workspace->queue;
     const int waited = queue->ops->sync(queue);
     return status == 0 ? waited : status;

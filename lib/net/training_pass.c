@@ -25,7 +25,9 @@ static int check_batch(const ser_training *training, const ser_training_batch *b
         }
         run->longest = length > run->longest ? length : run->longest;
     }
-    run->longest = ser_workspace_rounded(training->workspace, run->longest);
+    /* The dropouts' numbers depend on it: with a backward half it is the same on every backend. */
+    run->longest = run->tape != NULL ? ser_rounded_length(run->longest)
+                                     : ser_workspace_rounded(training->workspace, run->longest);
     run->batch = batch->count;
     run->samples = batch->samples;
     run->counts = batch->lengths;

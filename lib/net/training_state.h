@@ -33,7 +33,8 @@ struct ser_training {
 
     /* device memory */
     float *w, *gradient, *m, *v;
-    float *average; /* or NULL */
+    float *average;    /* or NULL */
+    uint16_t *rounded; /* w in bf16, where the network has that type; else NULL */
     float *position_dw;
     ser_adamw_range *ranges;
     int32_t range_count;

@@ -212,8 +212,9 @@ void ser_results_free(ser_workspace *workspace);
 /* Both for a prediction, with a sync. */
 int ser_workspace_predict(ser_workspace *workspace, ser_run *run);
 
-/* The length in samples to which clips are padded so that few shapes are recorded; on backends that
- * cannot record, `longest` itself. */
+/* The length in samples to which clips are padded so that few shapes are recorded; the same, but
+ * `longest` itself on backends that cannot record. */
+int64_t ser_rounded_length(int64_t longest);
 int64_t ser_workspace_rounded(const ser_workspace *workspace, int64_t longest);
 
 /* AdamW with what the backward half has added up, and everything that follows from new weights; or

@@ -385,6 +385,7 @@ typedef struct ser_adamw_range {
 typedef struct ser_adamw_args {
     float *w, *m, *v;      /* device memory, [count] */
     float *ema;            /* or NULL */
+    void *rounded;         /* [count] bf16: gets w rounded; or NULL */
     const float *gradient; /* [count] */
     int64_t count;
     const ser_adamw_range *ranges; /* device memory, in order, without gaps, 0 .. count */
@@ -462,6 +463,13 @@ struct ser_ops {
     void (*weight_free)(ser_context *context, ser_weight *weight);
     int (*weight_set)(ser_queue *queue, ser_weight *weight, const float *device);
     int (*weight_get)(ser_queue *queue, const ser_weight *weight, float *device);
+
+    /*
+     * On backends whose favourite form is the matrix as it is, else NULL: from now on the weight has
+     * its elements in the caller's device memory, f32 and, if its spec's type asks for them, rounded
+     * ones. NULL, NULL: in its own again, whose content is of before.
+     */
+    void (*weight_lend)(ser_weight *weight, float *f32, void *bf16);
 
     /* to = from, of one shape and any two types; NULL on backends without bf16 */
     int (*convert)(ser_queue *queue, const ser_tensor *from, const ser_tensor *to);

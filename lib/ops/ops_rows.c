@@ -389,6 +389,7 @@ int ser_adamw(ser_queue *queue, const ser_adamw_args *args)
     }
     check_range(&c, "count", args->count, 1);
     check_range(&c, "range_count", args->range_count, 1);
+    check_that(&c, args->rounded == NULL || queue->ops->bf16, "rounded weights need bf16");
     check_that(&c, args->beta1 >= 0.0 && args->beta1 < 1.0, "beta1 is not in [0, 1)");
     check_that(&c, args->beta2 >= 0.0 && args->beta2 < 1.0, "beta2 is not in [0, 1)");
     check_that(&c, args->eps >= 0.0F, "eps is negative");

@@ -13,6 +13,7 @@ enum { STEPS = 4 };
 typedef struct state {
     int64_t count;
     twin w, m, v, ema;
+    void *rounded; /* of the GPU, or NULL */
 } state;
 
 static state state_of(int64_t count, bool ema)
@@ -72,6 +73,7 @@ static ser_adamw_args args_of(const state *s)
                             .m = s->m.gpu.data,
                             .v = s->v.gpu.data,
                             .ema = s->ema.gpu.data,
+                            .rounded = s->rounded,
                             .count = s->count,
                             .beta1 = 0.9,
                             .beta2 = 0.999,
@@ -106,6 +108,7 @@ static int32_t update_cpu(const state *s, const void *gradient, double sum, cons
     args.m = s->m.cpu.data;
     args.v = s->v.cpu.data;
     args.ema = s->ema.cpu.data;
+    args.rounded = NULL;
     args.gradient = gradient;
     args.ranges = r->range;
     args.range_count = r->count;
@@ -296,6 +299,30 @@ START_TEST(test_skips)
 }
 END_TEST
 
+/* The copy of the new weights in bf16, by fours and at borders; nothing of a skipped step. */
+START_TEST(test_rounded)
+{
+    enum { COUNT = 4099 };
+    const ser_adamw_range range[] = {{0, 1001, 1e-2F, 0.1F}, {1001, COUNT, 1e-3F, 0.0F}};
+    const ranges r = {range, 2};
+    const twin gradient = twin_input(COUNT, 1, SER_F32, 10, 0.25F, 0);
+    const ser_step step = step_of(0, 1.0F);
+    state s = state_of(COUNT, false);
+    const twin rounded = twin_output(COUNT, 1, SER_BF16);
+    const twin wanted = twin_output(COUNT, 1, SER_BF16);
+    s.rounded = rounded.gpu.data;
+    ck_assert_int_eq(update_gpu(&s, gradient.gpu.data, (double)NAN, &step, &r), 1);
+    const float *values = gpu_values(&rounded.gpu);
+    for (int i = 0; i < COUNT; i++) {
+        ck_assert(isnan(values[i]));
+    }
+    ck_assert_int_eq(update_gpu(&s, gradient.gpu.data, 4.0, &step, &r), 0);
+    assert_ok(gpu.ops->convert(gpu.queue, &s.w.gpu, &wanted.gpu));
+    ck_assert_mem_eq(gpu_bytes(&rounded.gpu), gpu_bytes(&wanted.gpu), COUNT * sizeof(uint16_t));
+    twin_check_slack("rounded", &rounded);
+}
+END_TEST
+
 /* Arrays that are not aligned to the width of an access: all of them, and one at a time. */
 START_TEST(test_not_aligned)
 {
@@ -406,5 +433,5 @@ START_TEST(test_replayed)
 END_TEST
 
 CUDA_SUITE("cuda_adamw", test_one_range, test_many_ranges, test_agrees_with_the_formula,
-           test_agrees_with_pytorch, test_skips, test_not_aligned, test_nothing_to_do,
+           test_agrees_with_pytorch, test_skips, test_rounded, test_not_aligned, test_nothing_to_do,
            test_same_bits, test_replayed)

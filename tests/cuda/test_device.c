@@ -285,6 +285,43 @@ START_TEST(test_weights_keep_every_bit)
 }
 END_TEST
 
+/* The weight is where it was told to be, and later what it was before. */
+START_TEST(test_weights_in_lent_memory)
+{
+    enum { COUNT = 15 };
+    const ser_weight_spec spec = {.rows = 3, .cols = 5, .groups = 1, .type = SER_BF16};
+    float values[COUNT], others[COUNT], back[COUNT];
+    void *lent;
+    ser_weight *weight;
+    open_queue();
+    harness_fill(values, COUNT, 3, 1.0F);
+    harness_fill(others, COUNT, 4, 1.0F);
+    assert_ok(ser_cuda_ops.alloc(context, 3 * sizeof others, &lent));
+    float *spare = (float *)lent + COUNT;
+    uint16_t *rounded = (uint16_t *)(spare + COUNT);
+    assert_ok(ser_cuda_ops.weight_create(context, &spec, &weight));
+    assert_ok(ser_cuda_ops.upload(queue, spare, values, sizeof values));
+    assert_ok(ser_cuda_ops.weight_set(queue, weight, spare));
+    const void *own = weight->bf16;
+    assert_ok(ser_cuda_ops.upload(queue, lent, others, sizeof others));
+    ser_cuda_ops.weight_lend(weight, lent, rounded);
+    ck_assert_ptr_eq(cuda_weight_data(weight, SER_F32), lent);
+    ck_assert_ptr_eq(cuda_weight_data(weight, SER_BF16), rounded);
+    assert_ok(ser_cuda_ops.weight_get(queue, weight, spare));
+    assert_ok(ser_cuda_ops.download(queue, back, spare, sizeof back));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert_mem_eq(others, back, sizeof back);
+    ser_cuda_ops.weight_lend(weight, NULL, NULL);
+    ck_assert_ptr_eq(cuda_weight_data(weight, SER_BF16), own);
+    assert_ok(ser_cuda_ops.weight_get(queue, weight, spare));
+    assert_ok(ser_cuda_ops.download(queue, back, spare, sizeof back));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert_mem_eq(values, back, sizeof back);
+    ser_cuda_ops.weight_free(context, weight);
+    ser_cuda_ops.free(context, lent);
+}
+END_TEST
+
 /* --- Recording --- */
 
 START_TEST(test_a_recording_does_its_work_on_new_content)
@@ -358,6 +395,7 @@ int main(void)
                             test_a_passing_error_does_not_poison,
                             test_no_code_for_this_card,
                             test_weights_keep_every_bit,
+                            test_weights_in_lent_memory,
                             test_a_recording_does_its_work_on_new_content,
                             test_a_failed_recording_leaves_the_queue_usable};
     Suite *suite = suite_create("cuda_device");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * AdamW over flat arrays; the formula stands in ops.h. Bound by memory: 28 bytes per element, 36
- * with the moving average. Blocks take chunks of fixed size, so that the hardware balances them;
+ * AdamW over flat arrays; the formula stands in ops.h. Bound by memory: 28 bytes per element, 2
+ * more with rounded weights, 8 more with the moving average. Blocks take chunks of fixed size, so that the hardware balances them;
  * what all elements have in common is found once per block, since it takes square roots and
  * divisions in double, which cards for games are slow at.
  */
@@ -19,6 +19,7 @@ constexpr int64_t CHUNK = int64_t{THREADS} * 4 * QUADS;
 struct optimiser {
     float *w, *m, *v;      /* [count] */
     float *ema;            /* [count] or NULL */
+    bf16 *rounded;         /* [count] or NULL */
     const float *gradient; /* [count] */
     int64_t count;
     const ser_adamw_range *ranges;
@@ -103,6 +104,9 @@ __device__ __forceinline__ void update(const optimiser &a, const ser_step &step,
     store(a.m + at, m);
     store(a.v + at, v);
     store(a.w + at, w);
+    if (a.rounded != nullptr) {
+        store(a.rounded + at, w);
+    }
     if (a.ema != nullptr) {
         float ema[N];
         load(a.ema + at, ema);
@@ -149,7 +153,7 @@ __global__ void __launch_bounds__(THREADS) adamw(const optimiser a)
     }
 }
 
-bool is_aligned(const float *array)
+bool is_aligned(const void *array)
 {
     return reinterpret_cast<uintptr_t>(array) % 16 == 0;
 }
@@ -167,6 +171,7 @@ int ser_cuda_adamw(ser_queue *queue, const ser_adamw_args *args)
         .m = args->m,
         .v = args->v,
         .ema = args->ema,
+        .rounded = static_cast<bf16 *>(args->rounded),
         .gradient = args->gradient,
         .count = args->count,
         .ranges = args->ranges,
@@ -177,7 +182,7 @@ int ser_cuda_adamw(ser_queue *queue, const ser_adamw_args *args)
         .rest2 = static_cast<float>(1.0 - args->beta2),
         .eps = args->eps,
         .aligned = is_aligned(args->w) && is_aligned(args->m) && is_aligned(args->v) &&
-                   is_aligned(args->ema) && is_aligned(args->gradient),
+                   is_aligned(args->ema) && is_aligned(args->rounded) && is_aligned(args->gradient),
         .step = args->step,
         .sum = args->sum,
         .skipped = args->skipped,

@@ -385,10 +385,16 @@ static int cuda_replay(ser_queue *queue, ser_graph *graph)
 static void cuda_weight_free(ser_context *context, ser_weight *weight)
 {
     if (weight != NULL) {
-        cuda_free(context, weight->f32);
-        cuda_free(context, weight->bf16);
+        cuda_free(context, weight->own_f32);
+        cuda_free(context, weight->own_bf16);
         ser_mem_free(weight);
     }
+}
+
+static void cuda_weight_lend(ser_weight *weight, float *f32, void *bf16)
+{
+    weight->f32 = f32 != NULL ? f32 : weight->own_f32;
+    weight->bf16 = f32 == NULL ? weight->own_bf16 : weight->spec.type == SER_BF16 ? bf16 : NULL;
 }
 
 static int cuda_weight_create(ser_context *context, const ser_weight_spec *spec,
@@ -407,14 +413,15 @@ static int cuda_weight_create(ser_context *context, const ser_weight_spec *spec,
     w->spec = *spec;
     void *memory = NULL;
     int status = ser_cuda_alloc(context, bytes, &memory);
-    w->f32 = memory;
+    w->own_f32 = memory;
     if (status == 0 && spec->type == SER_BF16) {
-        status = ser_cuda_alloc(context, bytes / 2, &w->bf16);
+        status = ser_cuda_alloc(context, bytes / 2, &w->own_bf16);
     }
     if (status != 0) {
         cuda_weight_free(context, w);
         return status;
     }
+    cuda_weight_lend(w, NULL, NULL);
     *weight = w;
     return 0;
 }
@@ -487,6 +494,7 @@ const ser_ops ser_cuda_ops = {
     .weight_free = cuda_weight_free,
     .weight_set = cuda_weight_set,
     .weight_get = cuda_weight_get,
+    .weight_lend = cuda_weight_lend,
     .convert = ser_cuda_convert,
     .scratch = cuda_scratch,
     .gather = ser_cuda_gather,

@@ -45,8 +45,10 @@ typedef struct cuda_queue {
  * rounded to bf16. */
 struct ser_weight {
     ser_weight_spec spec; /* first, see ser_weight_get_spec */
-    float *f32;           /* device memory */
-    void *bf16;           /* device memory or NULL */
+    float *f32;           /* device memory, our own or lent */
+    void *bf16;           /* the same, or NULL */
+    float *own_f32;
+    void *own_bf16;
 };
 
 static inline cuda_queue *cuda_queue_of(ser_queue *queue)
