@@ -4,9 +4,10 @@
 #
 #     sh tests/gpu/run.sh BUILD [MODEL...]        # BUILD: a build with -Dcuda=enabled and the tests
 #
-# Parity of every op and of the goldens, the same under compute-sanitizer, ser-predict on the CPU and
-# on the card. MODEL: transformers directories or model files for the last part, besides ser-mini.
-# Logs go to $OUT (default: BUILD/gpu); the table at the end is the result.
+# Parity of every op, of the goldens (outputs, gradients, ten steps) and of the trainer, the same ops
+# under compute-sanitizer, ser-predict on the CPU and on the card, and, with RAVDESS=DIR, ser-train.
+# MODEL: transformers directories or model files for ser-predict, besides ser-mini. Logs go to $OUT
+# (default: BUILD/gpu); the table at the end is the result.
 set -u
 build=$1
 shift
@@ -39,6 +40,11 @@ for program in $ops; do
 done
 for precision in f32 bf16; do
     SER_TEST_DEVICE=cuda SER_TEST_PRECISION=$precision step "golden_$precision" "$golden"
+    SER_TEST_DEVICE=cuda SER_TEST_PRECISION=$precision \
+        step "golden_training_$precision" "$build/tests/net/test_golden_training"
+done
+for program in step trainer checkpoint; do
+    SER_TEST_DEVICE=cuda SER_TEST_PRECISION=f32 step "train_$program" "$build/tests/train/test_$program"
 done
 step module "$build/tools/ser-predict" --list-devices
 
@@ -67,6 +73,20 @@ for model in "$SER_MODEL" "$@"; do
     done
     step "compare_$stem" python3 tests/gpu/compare.py "$out/$stem.cpu.f32.0.csv" "$out/$stem".cuda.*.csv
 done
+
+# The same three epochs on both devices, and on the card twice: the second time must be the same bits.
+if [ -n "${RAVDESS:-}" ]; then
+    for run in cpu.f32 cuda.f32 cuda.bf16 cuda.bf16.again; do
+        device=${run%%.*}
+        precision=${run#*.}
+        step "train_mini_$run" "$build/tools/ser-train" --config models/ser-mini.json \
+            --dataset ravdess "$RAVDESS" --split emobox6:1 --epochs 3 --device "$device" \
+            --precision "${precision%.again}" --force -o "$out/mini.$run"
+    done
+    step train_mini_repeats cmp "$out/mini.cuda.bf16/best.safetensors" \
+        "$out/mini.cuda.bf16.again/best.safetensors"
+    grep -h '"kind": *"epoch"' "$out"/mini.*/metrics.jsonl >"$out/compare_training.log"
+fi
 
 cat "$table" "$out"/compare_*.log
 echo "$failed failed"
