@@ -261,6 +261,7 @@ int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
 {
     ser_workspace *w = workspace;
     const ser_recording *r = find(w, run);
+    const int32_t image = w->image;
     int status = 0;
     w->calls++;
     if (run->features_only) { /* has the image of the run before, whose outputs may be unread */
@@ -273,6 +274,7 @@ int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
         status = status == 0 ? reserve_results(w, run) : status;
     }
     if (status != 0) {
+        w->image = image; /* the next run must not have that of the one under way */
         return status;
     }
     ser_pass pass = ser_pass_of(w, run);

@@ -234,7 +234,11 @@ int ser_trainer_settle_step(ser_trainer *trainer)
         return 0;
     }
     ser_training_result given = {.losses = p->losses, .probabilities = p->probabilities};
-    int status = ser_training_wait(t->training, &given);
+    int status = ser_fork_check(t->model->fork_generation, "the trainer");
+    if (status != 0) {
+        return status; /* the step is the parent's */
+    }
+    status = ser_training_wait(t->training, &given);
     if (status == 0) {
         status = finish_step(t, p, &given, &own);
     } else {
