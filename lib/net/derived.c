@@ -117,17 +117,22 @@ int ser_net_place_derived(ser_net *net)
 
 /* --- Content --- */
 
-/* The folded weight of the positional convolution, by the op that training has too. */
-static int finish_position(ser_net *net)
+ser_weight_norm_args ser_net_position_fold(const ser_net *net)
 {
-    ser_queue *queue = net->transfer->queue;
-    const ser_weight_norm_args args = {
+    return (ser_weight_norm_args){
         .g = net->position_g,
         .v = net->position_v,
         .kernel = net->arch.position_kernel,
         .groups = net->arch.position_groups,
         .w = net->position.w,
     };
+}
+
+/* The folded weight of the positional convolution, by the op that training has too. */
+static int finish_position(ser_net *net)
+{
+    ser_queue *queue = net->transfer->queue;
+    const ser_weight_norm_args args = ser_net_position_fold(net);
     queue->planning = true;
     int status = ser_weight_norm_fwd(queue, &args);
     const int reserved = ser_queue_reserve(queue); /* also ends the planning */

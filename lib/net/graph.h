@@ -101,6 +101,9 @@ int ser_net_place_derived(ser_net *net);
 /* Queue what makes the copies of biases follow the biases (derived.c). */
 int ser_net_refresh_biases(const ser_net *net, ser_queue *queue);
 
+/* Both directions of the positional convolution's weight norm; gradients absent. */
+ser_weight_norm_args ser_net_position_fold(const ser_net *net);
+
 /* Biases within w [count] have their copies at the same places of `rounded`; the reverse, without
  * their content. */
 void ser_net_lend_biases(ser_net *net, const float *w, size_t count, void *rounded);

@@ -133,16 +133,10 @@ ser_tensor ser_position_forward(ser_pass *pass, ser_tensor x)
 static void weight_norm_backward(ser_pass *pass)
 {
     const ser_net *net = pass->net;
-    const ser_weight_norm_args args = {
-        .g = net->position_g,
-        .v = net->position_v,
-        .kernel = net->arch.position_kernel,
-        .groups = net->arch.position_groups,
-        .w = net->position.w,
-        .dw = net->position.dw,
-        .dg = net->position_dg,
-        .dv = net->position_dv,
-    };
+    ser_weight_norm_args args = ser_net_position_fold(net);
+    args.dw = net->position.dw;
+    args.dg = net->position_dg;
+    args.dv = net->position_dv;
     if (pass->status == 0 && net->position.dw.rows > 0) {
         pass->status = ser_weight_norm_bwd(pass->queue, &args);
     }

@@ -76,7 +76,9 @@ static int reserve_results(ser_workspace *w, const ser_run *run)
         return 0;
     }
     int status = queue->ops->sync(queue); /* a transfer may still write to the old one */
-    ser_recordings_free(w);               /* they know the old memory */
+    if (run->input == NULL) {
+        ser_recordings_free(w); /* a prediction's know the old memory */
+    }
     free_results(w, w->image);
     void *memory = NULL;
     status = status == 0 ? queue->ops->host_alloc(queue->context, size, &memory) : status;
@@ -148,6 +150,7 @@ static ser_run_shape shape_of(const ser_run *run)
             PART_INPUT | (input->sources != NULL ? PART_SOURCES : 0) |
             (input->features ? PART_FEATURES : 0) | (input->targets != NULL ? PART_TARGETS : 0) |
             (input->mask != NULL ? PART_MASK : 0) | (input->mel_warp != NULL ? PART_MEL_WARP : 0);
+        memcpy(&shape.scale, &input->scale, sizeof input->scale);
         shape.mel_time = input->mel_time.count;
         shape.mel_channel = input->mel_channel.count;
         shape.hidden_time = input->hidden_time.count;
@@ -257,10 +260,23 @@ static int replay(ser_workspace *w, const ser_run *run, const ser_recording *r)
     return w->queue->ops->replay(w->queue, r->graph);
 }
 
+/* Memory for the run and its outputs. A recording has the former, but the latter may be those of the
+ * other image. */
+static int make_room(ser_workspace *w, const ser_run *run)
+{
+    const ser_recording *r = find(w, run);
+    int status = 0;
+    if (r != NULL && r->graph != NULL) {
+        w->stages = r->stages;
+    } else {
+        status = ser_workspace_plan(w, run); /* may forget all recordings */
+    }
+    return status == 0 ? reserve_results(w, run) : status;
+}
+
 int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
 {
     ser_workspace *w = workspace;
-    const ser_recording *r = find(w, run);
     const int32_t image = w->image;
     int status = 0;
     w->calls++;
@@ -269,10 +285,7 @@ int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
     } else {
         w->image = run->input != NULL ? 1 - w->image : 0;
     }
-    if (status == 0 && (r == NULL || r->graph == NULL)) {
-        status = ser_workspace_plan(w, run); /* may forget all recordings */
-        status = status == 0 ? reserve_results(w, run) : status;
-    }
+    status = status == 0 ? make_room(w, run) : status;
     if (status != 0) {
         w->image = image; /* the next run must not have that of the one under way */
         return status;

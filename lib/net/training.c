@@ -143,14 +143,7 @@ static int fetch_weights(ser_training *training)
 /* The positional convolution's weight from its two parameters, where they are trained. */
 static int fold_position(ser_training *training)
 {
-    const ser_net *net = training->net;
-    const ser_weight_norm_args args = {
-        .g = net->position_g,
-        .v = net->position_v,
-        .kernel = net->arch.position_kernel,
-        .groups = net->arch.position_groups,
-        .w = net->position.w,
-    };
+    const ser_weight_norm_args args = ser_net_position_fold(training->net);
     return training->folds_position ? ser_weight_norm_fwd(training->workspace->queue, &args) : 0;
 }
 

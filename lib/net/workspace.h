@@ -37,6 +37,7 @@ enum { SER_RECORDINGS = 16 };
 typedef struct ser_run_shape {
     int64_t batch, longest;                                     /* batch 0: none */
     int64_t mel_time, mel_channel, hidden_time, hidden_channel; /* spans per clip */
+    int64_t scale;                                              /* of the loss, its bits */
     int64_t parts; /* which of the run's inputs and halves are there (recordings.c) */
 } ser_run_shape;
 

@@ -47,7 +47,7 @@ extern "C" {
 #endif
 
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 4 };
+enum { SER_OPS_VERSION = 5 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };

@@ -17,13 +17,14 @@ __device__ __forceinline__ row_cursor row_cursor_at(const ser_rows &rows, int64_
     return {clip, row - clip * rows.padded};
 }
 
-/* No division: in most cases a step is shorter than a clip. */
+/* No division where a step is shorter than a clip. */
 __device__ __forceinline__ void advance(row_cursor &at, const ser_rows &rows, int64_t step)
 {
     at.t += step;
-    while (at.t >= rows.padded) {
-        at.t -= rows.padded;
-        at.clip++;
+    if (at.t >= rows.padded) {
+        const int64_t clips = at.t < 2 * rows.padded ? 1 : at.t / rows.padded;
+        at.t -= clips * rows.padded;
+        at.clip += clips;
     }
 }
 

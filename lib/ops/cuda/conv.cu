@@ -40,18 +40,15 @@ static int run_apart(cuda_queue *queue, cuda_product product)
 }
 
 /* All entries at once, unless the library refuses entries whose rows interleave: nothing in its
- * documentation says that it does. */
+ * documentation says that it does. Asked every time, so that a recording does what the call did. */
 static int run_entries(cuda_queue *queue, const cuda_product &product)
 {
-    if (!queue->entries_apart) {
-        const int status = ser_product_run(queue, &product);
-        if (status != SER_ERR_UNSUPPORTED && status != SER_ERR_INTERNAL) {
-            return status;
-        }
-        ser_log(SER_LOG_DEBUG, "%s: cuBLASLt refuses interleaved rows: one product per phase",
-                queue->base.context->name);
-        queue->entries_apart = true;
+    const int status = ser_product_run(queue, &product);
+    if (status != SER_ERR_UNSUPPORTED && status != SER_ERR_INTERNAL) {
+        return status;
     }
+    ser_log(SER_LOG_DEBUG, "%s: cuBLASLt refuses interleaved rows: one product per phase",
+            queue->base.context->name);
     return run_apart(queue, product);
 }
 

@@ -36,8 +36,7 @@ struct ser_context {
 typedef struct cuda_queue {
     ser_queue base;
     cudaStream_t stream;
-    bool entries_apart; /* the product library refused interleaved entries once (conv.cu) */
-    bool capturing;     /* work is recorded, nothing may be measured or allocated */
+    bool capturing;                 /* work is recorded, nothing may be measured or allocated */
     ser_convolutions *convolutions; /* or NULL: none was needed yet */
 } cuda_queue;
 
