@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SER_ALGORITHMS_MAX = 4096, SER_ALGORITHMS_IDENTITY = 192 };
+enum { SER_ALGORITHMS_MAX = 16384, SER_ALGORITHMS_IDENTITY = 192 };
 
 typedef struct ser_algorithms ser_algorithms;
 
