@@ -146,14 +146,19 @@ def run_transformers(model, clips, batch, masked, variant, context):
     return out
 
 
+def mini_to(model, weights, activations):
+    """Give ser_mini's weights that type, and round what goes into its layers; returns the hook."""
+    for p in model.parameters():  # mean and deviation of the log-mels are buffers
+        p.data = p.data.to(weights)
+    return model.wav2vec2.feature_extractor.mel.register_forward_hook(
+        lambda module, inputs, y: y.to(activations)
+    )
+
+
 def run_mini(model, raw, variant, context):
     """ser_mini. The front end and the level after it, which are no layers of a network, stay in
     float32; what they give is rounded."""
-    for p in model.parameters():  # mean and deviation of the log-mels are buffers
-        p.data = p.data.to(variant.dtype)
-    hook = model.wav2vec2.feature_extractor.mel.register_forward_hook(
-        lambda module, inputs, y: y.to(variant.dtype)
-    )
+    hook = mini_to(model, variant.dtype, variant.dtype)
     layers = model.config["encoder"]["num_hidden_layers"]
     names = {theirs: ours for ours, theirs in MINI_STAGES.items() if theirs != "mel"}
     names.update((f"layer.{i}", f"hidden.{i + 1}") for i in range(layers - 1))

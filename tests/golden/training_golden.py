@@ -70,7 +70,8 @@ def logmel():
     model = ser_mini.load(HERE / "logmel.model.safetensors")
 
     def logits(x):
-        mel = ser_mini.log_mel(x, model.config["features"]["mel"], 16000)
+        with torch.autocast("cpu", enabled=False):  # of bf16_training.py: the analysis is no layer
+            mel = ser_mini.log_mel(x, model.config["features"]["mel"], 16000)
         return model(mel[None], torch.tensor([mel.shape[0]]))[0]
 
     return model, logits
@@ -91,11 +92,6 @@ def own_name(name):
 
 def decays(name, p):
     return p.dim() >= 2 and not name.endswith("original0") and not name.endswith("weight_g")
-
-
-def losses_of(logits, clips, labels, weight):
-    rows = torch.stack([logits(x) for x in clips])
-    return F.cross_entropy(rows, labels, weight=weight, label_smoothing=SMOOTHING)
 
 
 def train(model, loss):
@@ -120,43 +116,68 @@ def train(model, loss):
     return losses, norms
 
 
-def write(name, make):
-    model, logits = make()
-    model.double().eval()
-    for n, p in model.named_parameters():
-        p.requires_grad_(not n.endswith("masked_spec_embed") and ".mel." not in n)
-    inputs = [clip(n, 900 + n) for n in LENGTHS]
-    clips = [torch.from_numpy(x.astype(np.float64)) for x in inputs]
-    with torch.no_grad():
-        classes = logits(clips[0]).numel()
-    labels = torch.tensor([1, 0, classes - 1])
-    weight = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
+class Case:
+    """A network, three clips, and the loss over them."""
 
-    def loss():
-        return losses_of(logits, clips, labels, weight)
+    def __init__(self, name, seed=900):
+        self.model, self.logits = MODELS[name]()
+        self.model.eval()
+        for n, p in self.model.named_parameters():
+            p.requires_grad_(not n.endswith("masked_spec_embed") and ".mel." not in n)
+        self.inputs = [clip(n, seed + n) for n in LENGTHS]
+        classes = [p for n, p in self.model.named_parameters() if n.startswith("classifier")][-1]
+        self.labels = torch.tensor([1, 0, len(classes) - 1])
+        self.weight = torch.linspace(0.5, 1.5, len(classes), dtype=torch.float64)
 
-    loss().backward()
-    tensors = {f"input.{i}": x for i, x in enumerate(inputs)}
-    for n, p in model.named_parameters():
-        if p.requires_grad and p.grad is not None:
-            tensors["grad." + own_name(n)] = p.grad.float().numpy()
-    losses, norms = train(model, loss)
-    tensors["labels"] = labels.float().numpy()
-    tensors["class_weight"] = weight.float().numpy()
+    def loss(self, dtype, cut=0):
+        """Of the clips in that type without their first samples; from the logits on at least
+        float32."""
+        clips = [torch.from_numpy(x[cut:].astype(np.float64)).to(dtype) for x in self.inputs]
+        rows = [self.logits(x) for x in clips]
+        logits = torch.stack([x if x.dtype == torch.float64 else x.float() for x in rows])
+        weight = self.weight.to(logits.dtype)
+        return F.cross_entropy(logits, self.labels, weight=weight, label_smoothing=SMOOTHING)
+
+    def gradients(self, loss):
+        """{libser's name: gradient}"""
+        self.model.zero_grad()
+        loss.backward()
+        named = self.model.named_parameters()
+        return {own_name(n): p.grad for n, p in named if p.requires_grad and p.grad is not None}
+
+    def train(self, loss):
+        """Losses and norms of ten steps; the weights are afterwards as they were."""
+        kept = [p.detach().clone() for p in self.model.parameters()]
+        values = train(self.model, loss)
+        for p, value in zip(self.model.parameters(), kept):
+            p.data.copy_(value)
+        return values
+
+
+def write(name, directory=HERE, seed=900):
+    case = Case(name, seed)
+    case.model.double()
+    tensors = {f"input.{i}": x for i, x in enumerate(case.inputs)}
+    for n, gradient in case.gradients(case.loss(torch.float64)).items():
+        tensors["grad." + n] = gradient.float().numpy()
+    losses, norms = case.train(lambda: case.loss(torch.float64))
+    tensors["labels"] = case.labels.float().numpy()
+    tensors["class_weight"] = case.weight.float().numpy()
     tensors["losses"] = np.array(losses, np.float32)
     tensors["norms"] = np.array(norms, np.float32)
     numbers = {"rate": RATE, "decay": DECAY, "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS}
     numbers |= {"clip": CLIP, "smoothing": SMOOTHING}
     save_file(
         tensors,
-        HERE / f"{name}.training.safetensors",
+        directory / f"{name}.training.safetensors",
         {"torch": torch.__version__, "transformers": transformers.__version__}
         | {key: repr(value) for key, value in numbers.items()},
     )
     print(name, "losses", " ".join(f"{x:.4f}" for x in losses), "norm", f"{norms[0]:.3f}")
 
 
+MODELS = {"attention_pool": attention_pool, "large": large, "logmel": logmel}
+
 if __name__ == "__main__":
-    write("attention_pool", attention_pool)
-    write("large", large)
-    write("logmel", logmel)
+    for name in MODELS:
+        write(name)

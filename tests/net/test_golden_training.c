@@ -17,7 +17,14 @@ static const struct {
     {"logmel", "logmel.model.safetensors"},
 };
 
-enum { GOLDENS = sizeof goldens / sizeof *goldens, CLIPS = 3, MAX_CLASSES = 16, STEPS = 10 };
+enum {
+    GOLDENS = sizeof goldens / sizeof *goldens,
+    CLIPS = 3,
+    MAX_CLASSES = 16,
+    STEPS = 10,
+    DRAWS = 16, /* bf16 only: as in bf16_training.py, */
+    CUT = 101,  /* which leaves out so many samples more of every clip in each */
+};
 
 /* As in training_golden.py. */
 static const float RATE = 1e-3F, DECAY = 0.05F, SMOOTHING = 0.1F;
@@ -36,24 +43,42 @@ static bool in_bf16(void)
 }
 
 typedef struct fixture {
+    const char *name;
     ser_safetensors file;
     ser_device *device;
     ser_model *model;
     ser_training *training;
     float *samples[CLIPS];
+    int64_t counts[CLIPS];
+    const float *cut[CLIPS];
     int64_t lengths[CLIPS];
     float targets[CLIPS * MAX_CLASSES];
     ser_training_batch batch;
 } fixture;
 
-static float *read_values(const fixture *f, const char *name, size_t *count)
+static void open_tensors(const char *name, const char *suffix, ser_safetensors *tensors)
 {
-    const ser_tensor_entry *entry = ser_safetensors_find(&f->file, name);
+    char path[4096];
+    ser_file file;
+    int directory;
+    snprintf(path, sizeof path, "%s/%s%s.safetensors", harness_data("golden"), name, suffix);
+    assert_ok(ser_file_open(path, &file, &directory));
+    assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, tensors));
+}
+
+static float *read_from(const ser_safetensors *file, const char *name, size_t *count)
+{
+    const ser_tensor_entry *entry = ser_safetensors_find(file, name);
     ck_assert_msg(entry != NULL, "no %s", name);
     float *values = malloc((size_t)entry->elements * sizeof *values);
-    assert_ok(ser_safetensors_read(&f->file, entry, values));
+    assert_ok(ser_safetensors_read(file, entry, values));
     *count = (size_t)entry->elements;
     return values;
+}
+
+static float *read_values(const fixture *f, const char *name, size_t *count)
+{
+    return read_from(&f->file, name, count);
 }
 
 /* PyTorch's cross_entropy with class weights w and label smoothing e: targets_k = (1 - e) w_y
@@ -97,34 +122,43 @@ static void make_trainable(fixture *f)
     free(rates);
 }
 
-static void open_fixture(fixture *f, int which)
+/* Clips without their first samples. */
+static void cut_clips(fixture *f, int64_t samples)
+{
+    for (int b = 0; b < CLIPS; b++) {
+        f->cut[b] = f->samples[b] + samples;
+        f->lengths[b] = f->counts[b] - samples;
+    }
+}
+
+static void open_on(fixture *f, int which, int32_t type, int32_t precision)
 {
     char path[4096];
-    char model[4096];
-    ser_file file;
-    int directory;
     ser_model_options options;
-    *f = (fixture){.batch = {.count = CLIPS}};
-    /* harness_data's answer lasts until its next call */
-    snprintf(model, sizeof model, "%s/%s", harness_data("golden"), goldens[which].model);
-    snprintf(path, sizeof path, "%s/%s.training.safetensors", harness_data("golden"),
-             goldens[which].name);
-    assert_ok(ser_file_open(path, &file, &directory));
-    assert_ok(ser_safetensors_open(&file, SER_DEFAULT_HEADER, &f->file));
-    assert_ok(ser_device_create(on_cuda() ? SER_DEVICE_CUDA : SER_DEVICE_CPU, 0, 2, &f->device));
+    *f = (fixture){.name = goldens[which].name, .batch = {.count = CLIPS}};
+    open_tensors(f->name, ".training", &f->file);
+    snprintf(path, sizeof path, "%s/%s", harness_data("golden"), goldens[which].model);
+    assert_ok(ser_device_create(type, 0, 2, &f->device));
     ser_model_options_init(&options, sizeof options);
-    options.precision = in_bf16() ? SER_PRECISION_BF16 : SER_PRECISION_F32;
-    assert_ok(ser_model_open(f->device, model, &options, &f->model));
+    options.precision = precision;
+    assert_ok(ser_model_open(f->device, path, &options, &f->model));
     for (int b = 0; b < CLIPS; b++) {
         size_t count;
         snprintf(path, sizeof path, "input.%d", b);
         f->samples[b] = read_values(f, path, &count);
-        f->lengths[b] = (int64_t)count;
+        f->counts[b] = (int64_t)count;
     }
-    f->batch.samples = (const float *const *)f->samples;
+    cut_clips(f, 0);
+    f->batch.samples = f->cut;
     f->batch.lengths = f->lengths;
     set_targets(f);
     make_trainable(f);
+}
+
+static void open_fixture(fixture *f, int which)
+{
+    open_on(f, which, on_cuda() ? SER_DEVICE_CUDA : SER_DEVICE_CPU,
+            in_bf16() ? SER_PRECISION_BF16 : SER_PRECISION_F32);
 }
 
 static void close_fixture(fixture *f)
@@ -180,10 +214,299 @@ START_TEST(gradients)
 }
 END_TEST
 
+/*
+ * --- bf16: no worse than 1.1 times PyTorch ---
+ *
+ * bf16_training.safetensors has the errors of PyTorch's autocast (golden/README.md) in 16 draws:
+ * draw d leaves out the first 101 d samples of every clip. The error of a gradient is
+ * |x - exact| / |exact|, Euclidean norms; exact is the CPU's f32 here, which the test above holds
+ * to the golden, and float64 there. Biases that softmax does not see have no gradient but rounding,
+ * which is measured by the gradient of the weight beside them. Of several parameters the error is
+ * the root mean square, of several draws the geometric mean: either library has a draw with three
+ * to five times the error of the others, which would decide a sum of squares. What is demanded:
+ *
+ *   1. of every kind of parameter, over all goldens:             1.1 times PyTorch's
+ *   2. of every golden, over all its parameters:                 1.1 times PyTorch's
+ *   3. of every parameter, and of every kind in every golden:    SINGLE times PyTorch's
+ *
+ * A single parameter cannot be held to 1.1, both errors being draws: the logarithm of their ratio
+ * has a standard deviation of up to 0.6 from draw to draw, hence 0.15 in the mean of sixteen. Those
+ * that vanish, which may be exactly 0, are held by kind only.
+ */
+static const double ALLOWED = 1.1;
+static const double SINGLE = 1.5;
+
+enum { CONVOLUTIONS, PROJECTION, POSITION, ATTENTION, FEED_FORWARD, NORMS, HEAD, VANISHING, KINDS };
+
+static const char *const kind_names[KINDS] = {"convolutions", "projection",   "position",
+                                              "attention",    "feed-forward", "norms",
+                                              "head",         "vanishing"};
+
+static int kind_of(const ser_param *param)
+{
+    switch (param->role) {
+    case SER_PARAM_CONV_WEIGHT:
+    case SER_PARAM_CONV_BIAS: return CONVOLUTIONS;
+    case SER_PARAM_PROJECTION_WEIGHT:
+    case SER_PARAM_PROJECTION_BIAS: return PROJECTION;
+    case SER_PARAM_POSITION_G:
+    case SER_PARAM_POSITION_V:
+    case SER_PARAM_POSITION_BIAS: return POSITION;
+    case SER_PARAM_CONV_GAMMA:
+    case SER_PARAM_CONV_BETA:
+    case SER_PARAM_FEATURE_GAMMA:
+    case SER_PARAM_FEATURE_BETA:
+    case SER_PARAM_ENCODER_GAMMA:
+    case SER_PARAM_ENCODER_BETA:
+    case SER_PARAM_ATTENTION_GAMMA:
+    case SER_PARAM_ATTENTION_BETA:
+    case SER_PARAM_FINAL_GAMMA:
+    case SER_PARAM_FINAL_BETA: return NORMS;
+    case SER_PARAM_FFN_IN_WEIGHT:
+    case SER_PARAM_FFN_IN_BIAS:
+    case SER_PARAM_FFN_OUT_WEIGHT:
+    case SER_PARAM_FFN_OUT_BIAS: return FEED_FORWARD;
+    case SER_PARAM_K_BIAS:
+    case SER_PARAM_POOL_SCORE_BIAS: return VANISHING;
+    default: return param->head ? HEAD : ATTENTION;
+    }
+}
+
+/* Sums of squared relative errors. */
+typedef struct errors {
+    double ours[DRAWS], pytorch[DRAWS];
+} errors;
+
+static void add_to(errors *sum, const errors *e)
+{
+    for (int draw = 0; draw < DRAWS; draw++) {
+        sum->ours[draw] += e->ours[draw];
+        sum->pytorch[draw] += e->pytorch[draw];
+    }
+}
+
+/* Of the ratio of the errors, the mean over the draws. */
+static double mean_log(const errors *e)
+{
+    double sum = 0.0;
+    for (int draw = 0; draw < DRAWS; draw++) {
+        sum += 0.5 * log(e->ours[draw] / e->pytorch[draw]);
+    }
+    return sum / DRAWS;
+}
+
+static void demand(const char *of, const char *what, double log_ratio, double allowed)
+{
+    const double ratio = exp(log_ratio);
+    if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
+        printf("%-18s %-60s %.2f times PyTorch's\n", of, what, ratio);
+    }
+    ck_assert_msg(ratio <= allowed, "%s: %s: error %.2f times PyTorch's", of, what, ratio);
+}
+
+static void read_pytorch(const ser_safetensors *file, const char *golden, const char *name,
+                         size_t count, double *values)
+{
+    char full[256];
+    size_t found;
+    snprintf(full, sizeof full, "%s/%s", golden, name);
+    float *read = read_from(file, full, &found);
+    ck_assert_msg(found == count, "%s: run golden/bf16_training.py", full);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = (double)read[i];
+    }
+    free(read);
+}
+
+static float *gradient_of(const fixture *f, size_t index, size_t *count)
+{
+    *count = (size_t)ser_param_elements(&ser_net_params(f->model->net)->list[index]);
+    float *values = malloc(*count * sizeof *values);
+    assert_ok(ser_training_gradient(f->training, index, values));
+    return values;
+}
+
+static double squares(const fixture *f, size_t index)
+{
+    size_t count;
+    double sum = 0.0;
+    float *values = gradient_of(f, index, &count);
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)values[i] * (double)values[i];
+    }
+    free(values);
+    return sum;
+}
+
+/* The parameter whose gradient measures the error: itself, or a vanishing bias's weight. */
+static size_t scale_of(const ser_params *params, size_t index)
+{
+    const ser_param *param = &params->list[index];
+    if (kind_of(param) != VANISHING) {
+        return index;
+    }
+    const int32_t role =
+        param->role == SER_PARAM_K_BIAS ? SER_PARAM_K_WEIGHT : SER_PARAM_POOL_SCORE_WEIGHT;
+    size_t i = 0;
+    while (params->list[i].role != role || params->list[i].index != param->index) {
+        i++;
+        ck_assert_uint_lt(i, params->count);
+    }
+    return i;
+}
+
+/* |x - exact|^2 / |exact|^2 */
+static double squared_error(const fixture *own, const fixture *exact, size_t index)
+{
+    size_t count;
+    double sum = 0.0;
+    float *x = gradient_of(own, index, &count);
+    float *wanted = gradient_of(exact, index, &count);
+    for (size_t i = 0; i < count; i++) {
+        const double difference = (double)x[i] - (double)wanted[i];
+        sum += difference * difference;
+    }
+    free(wanted);
+    free(x);
+    return sum / squares(exact, scale_of(ser_net_params(exact->model->net), index));
+}
+
+static void run_draw(fixture *f, int draw)
+{
+    ser_training_result result = {.losses = NULL};
+    cut_clips(f, (int64_t)draw * CUT);
+    assert_ok(ser_training_clear(f->training));
+    assert_ok(ser_training_step(f->training, &f->batch, NULL, &result));
+}
+
+/* Of every parameter; not trained: 0. */
+static errors *measure(fixture *own, fixture *exact, const ser_safetensors *pytorch)
+{
+    const ser_params *params = ser_net_params(own->model->net);
+    errors *list = calloc(params->count, sizeof *list);
+    for (size_t i = 0; i < params->count; i++) {
+        char name[SER_PARAM_NAME_SIZE + 8];
+        snprintf(name, sizeof name, "grad.%s", params->list[i].name);
+        if (ser_training_is_trained(own->training, i)) {
+            read_pytorch(pytorch, own->name, name, DRAWS, list[i].pytorch);
+        }
+        for (int draw = 0; draw < DRAWS; draw++) {
+            list[i].pytorch[draw] *= list[i].pytorch[draw];
+        }
+    }
+    for (int draw = 0; draw < DRAWS; draw++) {
+        run_draw(own, draw);
+        run_draw(exact, draw);
+        for (size_t i = 0; i < params->count; i++) {
+            if (ser_training_is_trained(own->training, i)) {
+                list[i].ours[draw] = squared_error(own, exact, i);
+            }
+        }
+    }
+    return list;
+}
+
+/* Demands 2 and 3 of one golden; adds the mean logarithms of its kinds to `logs`. */
+static void judge(int which, const ser_safetensors *pytorch, double *logs)
+{
+    fixture own;
+    fixture exact;
+    errors all = {.ours = {0.0}};
+    errors kinds[KINDS] = {{.ours = {0.0}}};
+    open_fixture(&own, which);
+    open_on(&exact, which, SER_DEVICE_CPU, SER_PRECISION_F32);
+    const ser_params *params = ser_net_params(own.model->net);
+    errors *list = measure(&own, &exact, pytorch);
+    for (size_t i = 0; i < params->count; i++) {
+        const int kind = kind_of(&params->list[i]);
+        add_to(&kinds[kind], &list[i]);
+        if (ser_training_is_trained(own.training, i) && kind != VANISHING) {
+            demand(own.name, params->list[i].name, mean_log(&list[i]), SINGLE);
+            add_to(&all, &list[i]);
+        }
+    }
+    demand(own.name, "all parameters", mean_log(&all), ALLOWED);
+    for (int kind = 0; kind < KINDS; kind++) {
+        logs[kind] += mean_log(&kinds[kind]);
+        demand(own.name, kind_names[kind], mean_log(&kinds[kind]), SINGLE);
+    }
+    free(list);
+    close_fixture(&exact);
+    close_fixture(&own);
+}
+
+/* All goldens in one test: the first demand is on means over them. */
+START_TEST(bf16_gradients)
+{
+    ser_safetensors pytorch;
+    double logs[KINDS] = {0.0};
+    open_tensors("bf16_training", "", &pytorch);
+    ck_assert_int_eq(atoi(ser_safetensors_metadata(&pytorch, "cut")), CUT);
+    for (int i = 0; i < GOLDENS; i++) {
+        judge(i, &pytorch, logs);
+    }
+    for (int kind = 0; kind < KINDS; kind++) {
+        demand("all goldens", kind_names[kind], logs[kind] / GOLDENS, ALLOWED);
+    }
+    ser_safetensors_close(&pytorch);
+}
+END_TEST
+
+/* --- Ten steps --- */
+
+/*
+ * bf16: s[t] is the root mean square of PyTorch's deviations in step t, over its draws. A run has
+ * to stay below RUN s over its ten steps, and below STEP s[t] in each of them. Of PyTorch's own
+ * sixteen runs, in which a deviation drags on from step to step, the worst come to 2.3 and 3.8.
+ */
+static const double RUN = 2.5;
+static const double STEP = 4.0;
+
+static void check_bf16_steps(const char *golden, const char *what, const double *own,
+                             const float *wanted)
+{
+    ser_safetensors file;
+    double pytorch[DRAWS * STEPS];
+    double ours = 0.0;
+    double allowed = 0.0;
+    open_tensors("bf16_training", "", &file);
+    read_pytorch(&file, golden, what, DRAWS * STEPS, pytorch);
+    for (int step = 0; step < STEPS; step++) {
+        const double error = fabs(own[step] / (double)wanted[step] - 1.0);
+        double square = 0.0;
+        for (int draw = 0; draw < DRAWS; draw++) {
+            square += pytorch[draw * STEPS + step] * pytorch[draw * STEPS + step] / DRAWS;
+        }
+        if (getenv("SER_GOLDEN_VERBOSE") != NULL) {
+            printf("%-18s %s, step %d: %.1e, PyTorch %.1e\n", golden, what, step, error,
+                   sqrt(square));
+        }
+        ck_assert_msg(error <= STEP * sqrt(square), "%s: %s: step %d: off by %g, PyTorch by %g",
+                      golden, what, step, error, sqrt(square));
+        ours += error * error;
+        allowed += RUN * RUN * square;
+    }
+    ck_assert_msg(ours <= allowed, "%s: %s: %.2f times PyTorch's deviation", golden, what,
+                  RUN * sqrt(ours / allowed));
+    ser_safetensors_close(&file);
+}
+
+static void check_steps(const char *golden, const char *what, const double *own,
+                        const float *wanted, double tolerance)
+{
+    for (int step = 0; step < STEPS; step++) {
+        ck_assert_msg(fabs(own[step] - (double)wanted[step]) <= tolerance * (double)wanted[step],
+                      "%s: step %d: %s %.7f, not %.7f", golden, step, what, own[step],
+                      (double)wanted[step]);
+    }
+}
+
 START_TEST(ten_steps)
 {
     fixture f;
     size_t count;
+    double own_losses[STEPS];
+    double own_norms[STEPS];
     open_fixture(&f, _i);
     float *losses = read_values(&f, "losses", &count);
     float *norms = read_values(&f, "norms", &count);
@@ -193,15 +516,19 @@ START_TEST(ten_steps)
         float own[CLIPS];
         ser_training_result result = {.losses = own};
         assert_ok(ser_training_step(f.training, &f.batch, &update, &result));
-        const double loss =
-            ((double)own[0] + (double)own[1] + (double)own[2]) * (double)f.batch.scale;
         ck_assert(!result.skipped);
-        ck_assert_msg(fabs(loss - (double)losses[step]) <= 1e-4 * (double)losses[step],
-                      "%s: step %d: loss %.7f, not %.7f", goldens[_i].name, step, loss,
-                      (double)losses[step]);
-        ck_assert_double_eq_tol(result.norm, (double)norms[step], 1e-3 * (double)norms[step]);
+        own_losses[step] =
+            ((double)own[0] + (double)own[1] + (double)own[2]) * (double)f.batch.scale;
+        own_norms[step] = result.norm;
     }
     ck_assert_uint_eq(ser_training_updates(f.training), STEPS);
+    if (in_bf16()) {
+        check_bf16_steps(f.name, "losses", own_losses, losses);
+        check_bf16_steps(f.name, "norms", own_norms, norms);
+    } else {
+        check_steps(f.name, "losses", own_losses, losses, 1e-4);
+        check_steps(f.name, "norms", own_norms, norms, 1e-3);
+    }
     free(norms);
     free(losses);
     close_fixture(&f);
@@ -212,8 +539,12 @@ int main(void)
 {
     Suite *suite = suite_create("golden_training");
     TCase *tcase = tcase_create("golden_training");
-    tcase_set_timeout(tcase, 300);
-    tcase_add_loop_test(tcase, gradients, 0, GOLDENS);
+    tcase_set_timeout(tcase, in_bf16() ? 600 : 300);
+    if (in_bf16()) {
+        tcase_add_test(tcase, bf16_gradients);
+    } else {
+        tcase_add_loop_test(tcase, gradients, 0, GOLDENS);
+    }
     tcase_add_loop_test(tcase, ten_steps, 0, GOLDENS);
     suite_add_tcase(suite, tcase);
     return harness_run(suite);
