@@ -342,7 +342,8 @@ static void predict(const char *path, float p[CLIPS * LABELS])
 {
     ser_model *loaded;
     ser_predictor *predictor;
-    assert_ok(ser_model_load(device, path, NULL, &loaded));
+    const ser_model_options settings = model_settings(0);
+    assert_ok(ser_model_load(device, path, &settings, &loaded));
     assert_ok(ser_predictor_create(loaded, NULL, &predictor));
     assert_ok(
         ser_predict_batch(predictor, (const ser_audio *const *)tones, CLIPS, p, CLIPS * LABELS));
@@ -384,13 +385,15 @@ START_TEST(saved_models_have_the_average_and_the_temperature)
     assert_ok(ser_trainer_evaluate(trainer, batch, NULL, plain));
     assert_ok(ser_trainer_use_average(trainer, 1));
     assert_ok(ser_trainer_evaluate(trainer, batch, NULL, average));
-    ck_assert_double_lt(difference(p, average, CLIPS * LABELS), 1e-6);
+    /* a GPU's products of the two may add up in another order */
+    const double tolerance = on_cuda() ? 1e-5 : 1e-6;
+    ck_assert_double_lt(difference(p, average, CLIPS * LABELS), tolerance);
     ck_assert_double_gt(difference(p, plain, CLIPS * LABELS), 1e-4);
     assert_ok(ser_trainer_save_model(trainer, path, 2.5, "{\"epochs\": 3}")); /* in use: stays so */
     assert_fails(ser_train_step(trainer, batch, NULL), SER_ERR_ARGUMENT, "average");
     predict(path, p);
     soften(average, 2.5);
-    ck_assert_double_lt(difference(p, average, CLIPS * LABELS), 1e-6);
+    ck_assert_double_lt(difference(p, average, CLIPS * LABELS), tolerance);
     assert_ok(ser_trainer_use_average(trainer, 0));
     float *after = weights(&count); /* memory keeps what it had */
     ck_assert_mem_eq(before, after, count * sizeof *before);

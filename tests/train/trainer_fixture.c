@@ -3,7 +3,14 @@
 
 #include <math.h>
 
+bool on_cuda(void)
+{
+    const char *kind = getenv("SER_TEST_DEVICE");
+    return kind != NULL && strcmp(kind, "cuda") == 0;
+}
+
 ser_device *device;
+int32_t precision;
 ser_model *model;
 ser_trainer *trainer;
 ser_trainer_options options;
@@ -30,9 +37,12 @@ void trainer_setup(void)
 {
     ser_device_options device_options;
     ser_device_options_init(&device_options, sizeof device_options);
-    device_options.kind = SER_DEVICE_CPU;
+    device_options.kind = on_cuda() ? SER_DEVICE_CUDA : SER_DEVICE_CPU;
     device_options.threads = 1;
     assert_ok(ser_device_open(&device_options, &device));
+    const char *wanted = getenv("SER_TEST_PRECISION");
+    precision =
+        wanted != NULL && strcmp(wanted, "bf16") == 0 ? SER_PRECISION_BF16 : SER_PRECISION_F32;
     for (int i = 0; i < CLIPS; i++) {
         tones[i] = tone(i);
     }
@@ -61,7 +71,7 @@ void trainer_teardown(void)
 
 const char *tiny_config(int kind)
 {
-    static const char *const configs[KINDS] = {
+    static const char *const configs[ALL_KINDS] = {
         "{\"features\": {\"type\": \"conv\", \"conv_dim\": [8, 8, 8], \"conv_kernel\": [10, 4, 4],"
         "  \"conv_stride\": [5, 4, 4], \"conv_bias\": false, \"norm\": \"group\"},"
         " \"encoder\": {\"hidden_size\": 16, \"num_hidden_layers\": 2, \"num_attention_heads\": 2,"
@@ -78,19 +88,37 @@ const char *tiny_config(int kind)
         "  \"position_groups\": 4},"
         " \"layer_mix\": true, \"pooling\": {\"type\": \"attention\", \"hidden\": 6},"
         " \"classifier\": {\"sizes\": [12], \"activation\": \"gelu\"}}",
+        "{\"features\": {\"type\": \"conv\", \"conv_dim\": [8, 8, 8], \"conv_kernel\": [10, 4, 4],"
+        "  \"conv_stride\": [5, 4, 4], \"conv_bias\": true, \"norm\": \"layer\"},"
+        " \"encoder\": {\"hidden_size\": 16, \"num_hidden_layers\": 3, \"num_attention_heads\": 2,"
+        "  \"intermediate_size\": 24, \"norm\": \"pre\", \"position_kernel\": 6,"
+        "  \"position_groups\": 2},"
+        " \"layer_mix\": true, \"pooling\": {\"type\": \"mean\"},"
+        " \"classifier\": {\"sizes\": [12], \"activation\": \"gelu\"}}",
     };
     return configs[kind];
 }
 
-void make_model(int kind, uint64_t seed)
+ser_model_options model_settings(uint64_t seed)
 {
-    ser_model_options model_options;
-    ser_model_options_init(&model_options, sizeof model_options);
-    model_options.seed = seed;
+    ser_model_options settings;
+    ser_model_options_init(&settings, sizeof settings);
+    settings.seed = seed;
+    settings.precision = precision;
+    return settings;
+}
+
+void make_model_of(const char *config, uint64_t seed)
+{
+    const ser_model_options settings = model_settings(seed);
     ser_trainer_free(&trainer);
     ser_model_free(&model);
-    assert_ok(ser_model_create_from_config(device, tiny_config(kind), labels, LABELS,
-                                           &model_options, &model));
+    assert_ok(ser_model_create_from_config(device, config, labels, LABELS, &settings, &model));
+}
+
+void make_model(int kind, uint64_t seed)
+{
+    make_model_of(tiny_config(kind), seed);
 }
 
 void make_trainer(void)

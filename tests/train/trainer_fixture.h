@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Tiny models and tones to train them on. */
+/* Tiny models and tones to train them on. $SER_TEST_DEVICE=cuda: on a card, or on its emulation;
+ * $SER_TEST_PRECISION=bf16. */
 #ifndef SER_TESTS_TRAINER_FIXTURE_H
 #define SER_TESTS_TRAINER_FIXTURE_H
 
@@ -9,9 +10,14 @@
 
 enum { CLIPS = 6, LABELS = 3 };
 
-enum { WAVE, LOGMEL, KINDS }; /* models on the waveform and on log-mels */
+bool on_cuda(void);
+
+/* Models on the waveform and on log-mels; beyond those that most tests run over, one on the waveform
+ * with layer norm everywhere and a mix of layers. */
+enum { WAVE, LOGMEL, KINDS, LARGE = KINDS, ALL_KINDS };
 
 extern ser_device *device;
+extern int32_t precision;           /* of the models that are made */
 extern ser_model *model;            /* NULL until make_model */
 extern ser_trainer *trainer;        /* NULL until make_trainer */
 extern ser_trainer_options options; /* a quick run without anything random */
@@ -23,6 +29,8 @@ void trainer_teardown(void); /* also checks that nothing has leaked */
 /* The configuration of a tiny model, and a fresh one of it in `model`. */
 const char *tiny_config(int kind);
 void make_model(int kind, uint64_t seed);
+void make_model_of(const char *config, uint64_t seed);
+ser_model_options model_settings(uint64_t seed);
 
 /* A trainer of `model` with `options`. */
 void make_trainer(void);
