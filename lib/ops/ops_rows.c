@@ -187,8 +187,8 @@ int ser_layer_mix_bwd(ser_queue *queue, const ser_layer_mix_args *args)
     }
     const ser_tensor *like = present(&c, &args->dx) ? &args->dx : &args->x;
     check_like(&c, "x", &args->x, like);
-    check_that(&c, c.status != 0 || args->dy.type == SER_F32 || args->dy.type == like->type,
-               "dy is of another type than x");
+    const bool fitting = args->dy.type == SER_F32 || args->dy.type == like->type;
+    check_that(&c, c.status != 0 || fitting || !present(&c, like), "dy is of another type than x");
     check_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
     check_apart(&c, "x and dx overlap", &args->x, &args->dx);
     return ready(queue, SER_OP_LAYER_MIX, args, &c) ? queue->ops->layer_mix_bwd(queue, args)
