@@ -78,7 +78,7 @@ run release "-Dgpu_archs=80,90a" ""
 
 # The real module once is enough: what else would change in it is nvcc's.
 run sanitize "-Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false" \
-    "--timeout-multiplier 6"
+    "--timeout-multiplier 6 --no-suite shuffled --no-suite long"
 run threads "-Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dopenmp=disabled" \
     "--timeout-multiplier 6 threads audio_threads predictor_failures model_api batch"
 CC=clang CXX=clang++ run clang "-Dcuda=disabled -Db_lundef=false" "--timeout-multiplier 2 --suite ops --suite cuda --suite net --suite model --suite train"

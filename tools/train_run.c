@@ -145,13 +145,15 @@ static bool epoch_goes_on(const train_work *w, const loader_plan *plan, int64_t 
 }
 
 /* Whether the step under way must be over before the next one: something may have to be saved after
- * it, or it decides whether the batches of its update that follow are left out. */
+ * it (also one that is skipped), or it decides whether the batches of its update that follow are left
+ * out. On a CPU it is over anyway. */
 static bool must_wait(const train_work *w)
 {
     const train_options *o = w->session->options;
-    return o->accumulate > 1 || save_asked != 0 || stop_requested() != 0 ||
-           train_session_late(w->session) ||
-           is_due(ser_trainer_steps(w->trainer) + 1, o->save_every);
+    const int64_t steps = ser_trainer_steps(w->trainer);
+    return ser_device_kind(w->session->device) == SER_DEVICE_CPU || o->accumulate > 1 ||
+           save_asked != 0 || stop_requested() != 0 || train_session_late(w->session) ||
+           is_due(steps, o->save_every) || is_due(steps + 1, o->save_every);
 }
 
 /* One batch into the trainer; results follow one step later, but where somebody waits for them. */

@@ -186,7 +186,7 @@ static const cli_option options_table[] = {
     {CLI_TEXT, 'd', "device", "DEVICE", SETS(device), .scope = CLI_MACHINE,
      .help = "auto (default: a GPU if there is one), cpu, cuda or cuda:N"},
     {CLI_CHOICE, 0, "precision", "FORMAT", SETS(precision), .choices = device_precision_names,
-     .help = "auto (default: bf16 on a GPU, else f32), f32 or bf16"},
+     .scope = CLI_MACHINE, .help = "auto (default: bf16 on a GPU, else f32), f32 or bf16"},
     {CLI_INTEGER, 't', "threads", "N", SETS(threads), 0, 1024, .scope = CLI_MACHINE,
      .help = "CPU threads (default 0: $OMP_NUM_THREADS, else all)"},
     {CLI_INTEGER, 0, "loader-threads", "N", SETS(loader_threads), 0, 64, .scope = CLI_MACHINE,

@@ -23,8 +23,9 @@ static void tell_memory(const train_work *w)
     getrusage(RUSAGE_SELF, &usage);
     train_say(w->session,
               "memory: weights %.0f MiB, gradients and optimiser %.0f MiB, decoded clips %.0f of "
-              "at most %d MiB; highest so far %.0f MiB, with the longest batch",
-              weights, state, audio, (int)o->cache_mb, (double)usage.ru_maxrss / 1024.0);
+              "at most %d MiB; highest so far %.0f MiB%s, with the longest batch",
+              weights, state, audio, (int)o->cache_mb, (double)usage.ru_maxrss / 1024.0,
+              ser_device_kind(w->session->device) == SER_DEVICE_CPU ? "" : " of the host's");
 }
 
 static int step_once(train_work *w, const loader_plan *plan)

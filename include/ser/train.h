@@ -159,7 +159,8 @@ SER_API int ser_trainer_settle(ser_trainer *trainer);
 
 /**
  * One batch forward and backward, and on every `accumulate`-th call an update. `result` may be
- * NULL. A step that is skipped drops what was accumulated for its update. Errors: ARGUMENT (a batch
+ * NULL. A step that is skipped drops what was accumulated for its update. After MEMORY nothing has
+ * changed but that a cache of clips may have been given up; after DEVICE the weights may have changed. Errors: ARGUMENT (a batch
  * of another trainer, a clip without label or targets), CANCELLED, NUMERIC (max_skipped steps in a
  * row were not finite; the text names clips), BUSY (after a fork), MEMORY, DEVICE. Since 0.1.
  */
@@ -170,7 +171,8 @@ SER_API int ser_train_step(ser_trainer *trainer, const ser_batch *batch, ser_ste
  * the next batch ready while a GPU computes (on a CPU the step is done). The batch may be freed then.
  * One step computes at a time; the next submission waits for it when everything else is ready, and
  * so does every function that uses what it changes. A step's failure after its submission is
- * returned by whichever call waited for it; that step has no result. Results wait for
+ * returned by whichever call waited for it, and that step has no result; after an error from this
+ * call the batch's own step has not begun, whichever of the two failed. Results wait for
  * ser_train_collect, at most 64 of them (ARGUMENT). Errors as for ser_train_step. Since 0.1.
  */
 SER_API int ser_train_submit(ser_trainer *trainer, const ser_batch *batch);
@@ -178,7 +180,7 @@ SER_API int ser_train_submit(ser_trainer *trainer, const ser_batch *batch);
 /**
  * The result of the oldest step that was submitted and not collected; waits for it if it is under
  * way. `*found` becomes 0, and `result` is left alone, if there is none. Errors: ARGUMENT, NUMERIC,
- * DEVICE. Since 0.1.
+ * DEVICE, BUSY (after a fork). Since 0.1.
  */
 SER_API int ser_train_collect(ser_trainer *trainer, ser_step_result *result, int32_t *found);
 
@@ -213,7 +215,8 @@ SER_API uint64_t ser_trainer_trained_count(const ser_trainer *trainer);
  * Write a checkpoint: the directory `path` appears complete or not at all (it is made beside, flushed
  * to the disk and renamed; an existing one is replaced). `note` (may be NULL) is the caller's own
  * text, such as its position in the epoch, and comes back from ser_trainer_restore. Between updates
- * only: UNSUPPORTED while gradients are accumulated. Errors: ARGUMENT, IO, MEMORY. Since 0.1.
+ * only: UNSUPPORTED while gradients are accumulated. Errors: ARGUMENT, IO, MEMORY, BUSY (after a
+ * fork), and what a step under way fails with; nothing is written then. Since 0.1.
  */
 SER_API int ser_trainer_save(ser_trainer *trainer, const char *path, const char *note);
 
@@ -221,7 +224,8 @@ SER_API int ser_trainer_save(ser_trainer *trainer, const char *path, const char 
  * Go on from a checkpoint of the same model architecture and options that matter (trained
  * parameters, average); the weights are replaced. `*note` (may be NULL) is borrowed from the trainer
  * until the next restore. Every file is checked against its checksum first: after an error the
- * trainer is unchanged, but for MEMORY or DEVICE in the middle of taking over what was checked. Like
+ * trainer is unchanged, but for MEMORY or DEVICE in the middle of taking over what was checked; a
+ * step that was under way has been taken in. Results that were not collected are dropped. Like
  * ser_trainer_settle not beside ser_batch_create. The caller answers for the same seed, schedule and
  * accumulation as before. Errors: ARGUMENT, IO, FORMAT, VERSION (newer), MISMATCH, MEMORY. Since 0.1.
  */

@@ -195,17 +195,19 @@ void ser_pass_fill_step(ser_pass *pass)
 
 /* --- Memory of the images --- */
 
-int ser_inputs_reserve(ser_workspace *workspace)
+int ser_inputs_reserve(ser_workspace *workspace, int32_t images)
 {
     ser_queue *queue = workspace->queue;
-    const size_t size = workspace->input_size;
-    if (queue->ops->host_memory || size <= workspace->image_size) {
+    const bool there = workspace->images[images - 1] != NULL;
+    size_t size = workspace->input_size;
+    if (queue->ops->host_memory || (there && size <= workspace->image_size)) {
         return 0;
     }
+    size = size > workspace->image_size ? size : workspace->image_size;
     int status = queue->ops->sync(queue); /* a transfer may still read the old ones */
     ser_recordings_free(workspace);
     ser_inputs_free(workspace);
-    for (int32_t i = 0; i < 2 && status == 0; i++) {
+    for (int32_t i = 0; i < images && status == 0; i++) {
         status = queue->ops->host_alloc(queue->context, size, &workspace->images[i]);
         if (status != 0) {
             workspace->images[i] = NULL;

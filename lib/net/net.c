@@ -262,7 +262,7 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
     }
     status = status == 0 ? reserved : status;
     status = status == 0 ? reserve_arena(workspace) : status;
-    status = status == 0 ? ser_inputs_reserve(workspace) : status;
+    status = status == 0 ? ser_inputs_reserve(workspace, run->input != NULL ? 2 : 1) : status;
     if (status == 0 && prediction) {
         workspace->batch = run->batch;
         workspace->longest = run->longest;

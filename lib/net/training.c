@@ -362,10 +362,12 @@ int ser_training_clear(ser_training *training)
 /* Exchange the arrays piece by piece, through the memory of the activations: no pass is under way. */
 static int swap_arrays(ser_training *training)
 {
-    const ser_workspace *workspace = training->workspace;
+    ser_workspace *workspace = training->workspace;
+    const ser_run least = {.batch = 1, .longest = ser_arch_min_samples(&training->net->arch)};
+    /* a batch that did not fit has given the memory back */
+    int status = workspace->arena.size == 0 ? ser_workspace_plan(workspace, &least) : 0;
     const size_t room = workspace->arena.size / sizeof(float);
     float *spare = workspace->arena.memory;
-    int status = room > 0 ? 0 : ser_fail(SER_ERR_MEMORY, "net: no memory for the exchange");
     for (size_t at = 0; at < training->count && status == 0; at += room) {
         const size_t n = training->count - at < room ? training->count - at : room;
         status = ser_training_copy(training, spare, training->w + at, n);

@@ -116,8 +116,9 @@ void ser_pass_fill(ser_pass *pass);
 /* Write the run's step alone: it may change after the rest. */
 void ser_pass_fill_step(ser_pass *pass);
 
-/* Host memory for the inputs that ser_pass_begin has laid out (planning passes). */
-int ser_inputs_reserve(ser_workspace *workspace);
+/* Host memory for the inputs that ser_pass_begin has laid out (planning passes), as `images` images:
+ * predictions have one, training two. */
+int ser_inputs_reserve(ser_workspace *workspace, int32_t images);
 void ser_inputs_free(ser_workspace *workspace);
 
 /* [rows, cols] of the network's type with some slack behind it; absent after a failure. */

@@ -145,6 +145,12 @@ void ser_clip_cache_clear(ser_clip_cache *cache)
     }
 }
 
+void ser_clip_cache_close(ser_clip_cache *cache)
+{
+    ser_clip_cache_clear(cache);
+    cache->limit = 0;
+}
+
 uint64_t ser_clip_cache_bytes(const ser_clip_cache *cache)
 {
     return cache->bytes;

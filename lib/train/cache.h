@@ -39,6 +39,9 @@ void ser_clip_cache_drop_last(ser_clip_cache *cache);
 /* No work that reads a clip is under way. */
 void ser_clip_cache_clear(ser_clip_cache *cache);
 
+/* The same for good: from now on nothing fits. */
+void ser_clip_cache_close(ser_clip_cache *cache);
+
 /* Bytes that are held. */
 uint64_t ser_clip_cache_bytes(const ser_clip_cache *cache);
 

@@ -12,7 +12,9 @@
 
 #include "base/fail.h"
 #include "base/fork.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "train/cache.h"
 #include "train/inputs.h"
 #include "train/masks.h"
 #include "train/schedule.h"
@@ -188,14 +190,16 @@ static void note_update(ser_trainer *t, ser_step_result *result)
     result->updated = 1;
 }
 
-/* A loss that is not finite makes the gradient so too: then nothing was changed either. */
+/* A loss that is not finite makes the gradient so too, so that nothing was changed; but where no
+ * gradient reaches what is trained, as with every block dropped, the step is one of decay alone. */
 static int finish_step(ser_trainer *t, const ser_pending *p, const ser_training_result *given,
                        ser_step_result *result)
 {
     const uint64_t *bad = find_bad(p);
+    const bool changed = p->updates && !given->skipped;
     int status = 0;
     summarise(t, p, result);
-    if (bad != NULL) {
+    if (bad != NULL && !changed) {
         status = skip(t, bad, result);
     } else if (!p->updates) {
         t->accumulated++;
@@ -222,7 +226,7 @@ void ser_pending_clear(const ser_trainer *trainer, ser_pending *pending)
     ser_mem_free(p->labels);
     ser_mem_free(p->losses);
     ser_mem_free(p->probabilities);
-    *p = (ser_pending){.active = false};
+    *p = (ser_pending){.launched = false};
 }
 
 int ser_trainer_settle_step(ser_trainer *trainer)
@@ -230,7 +234,7 @@ int ser_trainer_settle_step(ser_trainer *trainer)
     ser_trainer *t = trainer;
     ser_pending *p = &t->pending;
     ser_step_result own = {.struct_size = sizeof own};
-    if (!p->active) {
+    if (!p->launched) {
         return 0;
     }
     ser_training_result given = {.losses = p->losses, .probabilities = p->probabilities};
@@ -272,7 +276,7 @@ static int start_pending(ser_trainer *t, const ser_batch *batch, ser_pending *p)
 static bool completes_update(const ser_trainer *t)
 {
     const ser_pending *p = &t->pending;
-    const int32_t accumulated = !p->active ? t->accumulated : p->updates ? 0 : t->accumulated + 1;
+    const int32_t accumulated = !p->launched ? t->accumulated : p->updates ? 0 : t->accumulated + 1;
     return accumulated + 1 == t->options.accumulate;
 }
 
@@ -309,6 +313,7 @@ static int follow(ser_trainer *t, const ser_training_batch *batch, ser_pending *
     if (status != 0) {
         return status;
     }
+    p->launched = true;
     status = launch(t, batch, p);
     if (status != 0) {
         (void)drop_gradients(t); /* half of a backward pass may be in them */
@@ -333,6 +338,22 @@ static int submit(ser_trainer *t, const ser_batch *made, ser_pending *p)
     return status;
 }
 
+/* A batch that does not fit may, without what stays of the clips; no number depends on that. True if
+ * there was something to give up. */
+static bool give_up_cache(ser_trainer *t)
+{
+    const uint64_t bytes = t->cache != NULL ? ser_clip_cache_bytes(t->cache) : 0;
+    if (bytes == 0 || ser_trainer_settle_step(t) != 0) { /* that step may read it */
+        return false;
+    }
+    ser_log(SER_LOG_WARNING,
+            "train: a batch needs the memory of the cache: the %llu MiB that stayed of clips are "
+            "given up (cache_bytes sets its limit)",
+            (unsigned long long)(bytes >> 20));
+    ser_clip_cache_close(t->cache);
+    return true;
+}
+
 static int check_submission(ser_trainer *t, const ser_batch *batch)
 {
     int status = check_batch(t, batch, "ser_train_step");
@@ -340,7 +361,7 @@ static int check_submission(ser_trainer *t, const ser_batch *batch)
         status = ser_fail(SER_ERR_ARGUMENT, "ser_train_step: the average of the weights is in use; "
                                             "call ser_trainer_use_average(trainer, 0) first");
     }
-    if (status == 0 && t->result_count + t->pending.active >= SER_RESULTS) {
+    if (status == 0 && t->result_count + t->pending.launched >= SER_RESULTS) {
         status = ser_fail(SER_ERR_ARGUMENT,
                           "ser_train_submit: %d results wait for ser_train_collect", SER_RESULTS);
     }
@@ -349,17 +370,20 @@ static int check_submission(ser_trainer *t, const ser_batch *batch)
 
 int ser_trainer_submit_batch(ser_trainer *trainer, const ser_batch *batch)
 {
-    ser_pending next = {.active = false};
+    ser_pending next = {.launched = false};
     int status = check_submission(trainer, batch);
     if (status != 0) {
         return status;
     }
     status = submit(trainer, batch, &next);
+    if (status == SER_ERR_MEMORY && !next.launched && give_up_cache(trainer)) {
+        ser_pending_clear(trainer, &next);
+        status = submit(trainer, batch, &next);
+    }
     if (status != 0) {
         ser_pending_clear(trainer, &next);
         return status;
     }
-    next.active = true;
     trainer->pending = next;
     trainer->batches++;
     return 0;
@@ -447,6 +471,9 @@ int ser_trainer_evaluate_batch(ser_trainer *trainer, const ser_batch *batch, flo
                          ser_mem_alloc(count, labels * sizeof *losses)};
     status = own.losses != NULL && own.probabilities != NULL ? evaluate(trainer, batch, &own)
                                                              : SER_ERR_MEMORY;
+    if (status == SER_ERR_MEMORY && own.probabilities != NULL && give_up_cache(trainer)) {
+        status = evaluate(trainer, batch, &own);
+    }
     if (status == 0) {
         give(own.losses, count, losses);
         give(own.probabilities, count * labels, probabilities);

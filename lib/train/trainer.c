@@ -324,7 +324,11 @@ static int read_checkpoint(ser_trainer *t, const void *arguments)
 int ser_trainer_read_checkpoint(ser_trainer *trainer, const char *path)
 {
     const file_arguments a = {.path = path};
-    return with_average(trainer, false, read_checkpoint, &a);
+    const int status = ser_fork_check(trainer->model->fork_generation, "the trainer");
+    if (status == 0) {
+        (void)ser_trainer_settle_step(trainer); /* whatever it gave is replaced */
+    }
+    return status == 0 ? with_average(trainer, false, read_checkpoint, &a) : status;
 }
 
 static int write_model(ser_trainer *t, const void *arguments)

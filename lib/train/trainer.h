@@ -25,7 +25,7 @@ struct ser_levels;
 
 /* A step between its launch and the look at what it gave. */
 typedef struct ser_pending {
-    bool active;
+    bool launched;
     bool updates; /* it completes an update */
     int64_t count;
     ser_inputs inputs; /* the device reads them */

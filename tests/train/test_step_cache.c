@@ -143,7 +143,7 @@ START_TEST(a_failed_pass_leaves_no_features)
         ser_batch_free(&batch);
         failures += status != 0;
     }
-    ck_assert(failures > (on_cuda() ? 3 : 8)); /* a GPU's memory is not counted there */
+    ck_assert(failures > 3); /* once something is cached, it is given up, and all is tried again */
     ck_assert(failures < 39);
 }
 END_TEST

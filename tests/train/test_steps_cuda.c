@@ -405,6 +405,57 @@ START_TEST(a_batch_too_large)
 }
 END_TEST
 
+/* What stays of clips makes room for a batch that would not fit beside it; no bit depends on that. */
+START_TEST(the_cache_gives_way)
+{
+    enum { LARGE_BATCH = 6 };
+    float *wanted = NULL;
+    size_t peak = 0;
+    uint64_t cached = 0;
+    for (int limited = 0; limited < 2; limited++) {
+        start_on(card, LOGMEL, 1);
+        (void)step_and_free(make_batch(0, BATCH));
+        (void)step_and_free(make_batch(3, BATCH));
+        ck_assert_uint_gt(ser_clip_cache_bytes(trainer->cache), 0);
+        if (limited != 0) {
+            emulator_memory_limit(peak - (size_t)cached / 2);
+        }
+        ck_assert_int_eq(step_and_free(make_large(LARGE_BATCH)).step, 3);
+        if (limited == 0) {
+            peak = emulator_memory_used();
+            cached = ser_clip_cache_bytes(trainer->cache);
+            wanted = keep_weights();
+        } else {
+            ck_assert_uint_eq(ser_clip_cache_bytes(trainer->cache), 0);
+        }
+    }
+    assert_weights(&wanted);
+    ck_assert_int_eq(step_and_free(make_batch(0, BATCH)).step, 4);
+    emulator_memory_limit(0);
+}
+END_TEST
+
+/* The average can be used when a batch that did not fit has taken the memory for its exchange. */
+START_TEST(the_average_after_a_batch_too_large)
+{
+    options.average = 0.5F;
+    options.cache_bytes = 0;
+    start_on(card, WAVE, 1);
+    (void)step_and_free(make_large(1));
+    emulator_memory_limit(emulator_memory_used() + (1 << 12));
+    ser_batch *batch = make_large(2);
+    assert_fails(ser_train_step(trainer, batch, NULL), SER_ERR_MEMORY, "1 fit");
+    ser_batch_free(&batch);
+    set_tone(0, 12 * LONGEST, false);
+    batch = make_batch(0, 1); /* not even one: nothing is left of what it took */
+    assert_fails(ser_train_step(trainer, batch, NULL), SER_ERR_MEMORY, "memory");
+    ser_batch_free(&batch);
+    assert_ok(ser_trainer_use_average(trainer, 1));
+    assert_ok(ser_trainer_use_average(trainer, 0));
+    emulator_memory_limit(0);
+}
+END_TEST
+
 /* A batch is refused while a step is under way, whose result is there all the same. */
 START_TEST(a_batch_too_large_behind_a_step)
 {
@@ -512,6 +563,8 @@ int main(void)
         tcase_add_loop_test(tcase, shapes_change, 0, KINDS);
         tcase_add_loop_test(tcase, a_batch_too_large, 0, 3);
         tcase_add_test(tcase, a_batch_too_large_behind_a_step);
+        tcase_add_test(tcase, the_cache_gives_way);
+        tcase_add_test(tcase, the_average_after_a_batch_too_large);
         tcase_add_loop_test(tcase, a_launch_that_fails, 0, KINDS);
         tcase_add_loop_test(tcase, a_card_that_dies, 0, 10);
     }
