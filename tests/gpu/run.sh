@@ -43,7 +43,7 @@ for precision in f32 bf16; do
     SER_TEST_DEVICE=cuda SER_TEST_PRECISION=$precision \
         step "golden_training_$precision" "$build/tests/net/test_golden_training"
 done
-for program in step trainer checkpoint; do
+for program in step step_cache trainer checkpoint training_cuda steps_cuda; do
     SER_TEST_DEVICE=cuda SER_TEST_PRECISION=f32 step "train_$program" "$build/tests/train/test_$program"
 done
 step module "$build/tools/ser-predict" --list-devices
