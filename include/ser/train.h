@@ -161,9 +161,9 @@ SER_API int ser_trainer_settle(ser_trainer *trainer);
  * One batch forward and backward, and on every `accumulate`-th call an update. `result` may be
  * NULL. A step that is skipped drops what was accumulated for its update. After MEMORY nothing has
  * changed but that a cache of clips may have been given up; after DEVICE the weights may have
- * changed. Errors: ARGUMENT (a batch
- * of another trainer, a clip without label or targets), CANCELLED, NUMERIC (max_skipped steps in a
- * row were not finite; the text names clips), BUSY (after a fork), MEMORY, DEVICE. Since 0.1.
+ * changed. Errors: ARGUMENT (a batch of another trainer, a clip without label or targets, 64 results
+ * that wait to be collected), CANCELLED, NUMERIC (max_skipped steps in a row were not finite; the text
+ * names clips), BUSY (after a fork), MEMORY, DEVICE. Since 0.1.
  */
 SER_API int ser_train_step(ser_trainer *trainer, const ser_batch *batch, ser_step_result *result);
 
