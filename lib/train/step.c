@@ -338,20 +338,24 @@ static int submit(ser_trainer *t, const ser_batch *made, ser_pending *p)
     return status;
 }
 
-/* A batch that does not fit may, without what stays of the clips; no number depends on that. True if
- * there was something to give up. */
-static bool give_up_cache(ser_trainer *t)
+/* A batch that does not fit may, without what stays of the clips; no number depends on that. */
+static bool has_cache(const ser_trainer *t)
 {
-    const uint64_t bytes = t->cache != NULL ? ser_clip_cache_bytes(t->cache) : 0;
-    if (bytes == 0 || ser_trainer_settle_step(t) != 0) { /* that step may read it */
-        return false;
-    }
-    ser_log(SER_LOG_WARNING,
+    return t->cache != NULL && ser_clip_cache_bytes(t->cache) > 0;
+}
+
+static int give_up_cache(ser_trainer *t)
+{
+    int status = ser_trainer_settle_step(t); /* which may read it */
+    if (status == 0) {
+        ser_log(
+            SER_LOG_WARNING,
             "train: a batch needs the memory of the cache: the %llu MiB that stayed of clips are "
             "given up (cache_bytes sets its limit)",
-            (unsigned long long)(bytes >> 20));
-    ser_clip_cache_close(t->cache);
-    return true;
+            (unsigned long long)(ser_clip_cache_bytes(t->cache) >> 20));
+        ser_clip_cache_close(t->cache);
+    }
+    return status;
 }
 
 static int check_submission(ser_trainer *t, const ser_batch *batch)
@@ -376,9 +380,10 @@ int ser_trainer_submit_batch(ser_trainer *trainer, const ser_batch *batch)
         return status;
     }
     status = submit(trainer, batch, &next);
-    if (status == SER_ERR_MEMORY && !next.launched && give_up_cache(trainer)) {
+    if (status == SER_ERR_MEMORY && !next.launched && has_cache(trainer)) {
         ser_pending_clear(trainer, &next);
-        status = submit(trainer, batch, &next);
+        status = give_up_cache(trainer);
+        status = status == 0 ? submit(trainer, batch, &next) : status;
     }
     if (status != 0) {
         ser_pending_clear(trainer, &next);
@@ -471,8 +476,9 @@ int ser_trainer_evaluate_batch(ser_trainer *trainer, const ser_batch *batch, flo
                          ser_mem_alloc(count, labels * sizeof *losses)};
     status = own.losses != NULL && own.probabilities != NULL ? evaluate(trainer, batch, &own)
                                                              : SER_ERR_MEMORY;
-    if (status == SER_ERR_MEMORY && own.probabilities != NULL && give_up_cache(trainer)) {
-        status = evaluate(trainer, batch, &own);
+    if (status == SER_ERR_MEMORY && own.probabilities != NULL && has_cache(trainer)) {
+        status = give_up_cache(trainer);
+        status = status == 0 ? evaluate(trainer, batch, &own) : status;
     }
     if (status == 0) {
         give(own.losses, count, losses);
