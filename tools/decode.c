@@ -22,6 +22,7 @@ struct decoder {
     size_t started;  /* files that a thread has begun */
     size_t next;     /* file whose turn is next */
     size_t released; /* files that are done with */
+    size_t held;     /* bytes of the files that are ready */
     bool stopping;
 };
 
@@ -121,6 +122,7 @@ static void decode_ahead(const decode_plan *plan, decode_file *file)
         }
         total += samples;
     }
+    file->held = total * sizeof(float);
     if (plan->join && file->status == 0 && file->count > 0 && file->at_end &&
         (double)total <= limit) {
         file->whole = true;
@@ -130,16 +132,27 @@ static void decode_ahead(const decode_plan *plan, decode_file *file)
     }
 }
 
+static bool all_started(const decoder *d)
+{
+    return d->stopping || d->started >= d->plan.files->count;
+}
+
+/* The file whose turn is next never waits for memory. */
+static bool may_start(const decoder *d)
+{
+    return d->started == d->released ||
+           (d->started < d->released + d->plan.ahead && d->held < d->plan.memory);
+}
+
 static void *work(void *argument)
 {
     decoder *d = argument;
     pthread_mutex_lock(&d->lock);
     for (;;) {
-        while (!d->stopping && d->started < d->plan.files->count &&
-               d->started >= d->released + d->plan.ahead) {
+        while (!all_started(d) && !may_start(d)) {
             pthread_cond_wait(&d->changed, &d->lock);
         }
-        if (d->stopping || d->started >= d->plan.files->count) {
+        if (all_started(d)) {
             break;
         }
         size_t index = d->started++;
@@ -149,6 +162,7 @@ static void *work(void *argument)
         decode_ahead(&d->plan, file);
         pthread_mutex_lock(&d->lock);
         d->ready[index % d->plan.ahead] = true;
+        d->held += file->held;
         pthread_cond_broadcast(&d->changed);
     }
     pthread_mutex_unlock(&d->lock);
@@ -200,6 +214,7 @@ decode_file *decoder_next(decoder *d)
     if (d->thread_count == 0) { /* the system gave no thread: decode here */
         d->slots[slot] = (decode_file){.index = d->next};
         decode_ahead(&d->plan, &d->slots[slot]);
+        d->held += d->slots[slot].held;
         d->ready[slot] = true;
     }
     pthread_mutex_lock(&d->lock);
@@ -247,6 +262,7 @@ void decoder_release(decoder *d, decode_file *file)
 {
     pthread_mutex_lock(&d->lock);
     d->ready[file->index % d->plan.ahead] = false;
+    d->held -= file->held;
     clear(file);
     d->released++;
     pthread_cond_broadcast(&d->changed);

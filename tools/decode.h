@@ -18,7 +18,8 @@ typedef struct decode_plan {
     double limit; /* seconds that are decoded ahead of a file's turn */
     bool join;    /* a file of up to `limit` seconds is one piece */
     size_t threads;
-    size_t ahead; /* files that may be decoded before their turn */
+    size_t ahead;  /* files that may be decoded before their turn, */
+    size_t memory; /* as long as what waits has fewer bytes than this */
 } decode_plan;
 
 typedef struct decode_piece {
@@ -36,6 +37,7 @@ typedef struct decode_file {
     size_t capacity;
     bool at_end; /* nothing more to read behind the queue */
     bool whole;  /* the one piece is the whole file */
+    size_t held; /* bytes of the queue when it came to its turn */
     int status;  /* a failure behind the queue */
     char *error;
 } decode_file;

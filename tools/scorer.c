@@ -33,10 +33,11 @@ typedef struct scorer {
     item *items; /* in order of output */
     size_t count;
     size_t capacity;
-    const ser_audio **batch; /* [setup.batch] */
+    const ser_audio **batch; /* [setup.group] */
     size_t batch_count;
+    size_t batch_bytes;
     item_kind batch_kind;
-    float *probabilities; /* [setup.batch, model_labels] */
+    float *probabilities; /* [setup.group, model_labels] */
     float *scores;        /* [chosen_count] */
     double *sums;         /* [model_labels], of the long file */
     double weight;        /* samples in the sums */
@@ -215,6 +216,7 @@ static void clear_items(scorer *s)
     }
     s->count = 0;
     s->batch_count = 0;
+    s->batch_bytes = 0;
 }
 
 static void show_progress(const scorer *s)
@@ -285,9 +287,13 @@ static int push(scorer *s, item *it)
     s->items[s->count++] = *it;
     s->batch_kind = it->audio != NULL ? it->kind : s->batch_kind;
     if (it->audio != NULL) {
+        size_t samples = 0;
+        ser_audio_samples(it->audio, &samples);
         s->batch[s->batch_count++] = it->audio;
+        s->batch_bytes += samples * sizeof(float);
     }
-    bool waits = s->batch_count > 0 && s->batch_count < s->setup.batch && s->count < s->capacity;
+    bool waits = s->batch_count > 0 && s->batch_count < s->setup.group &&
+                 s->batch_bytes < s->setup.memory && s->count < s->capacity;
     return waits ? 0 : flush(s);
 }
 
@@ -331,11 +337,11 @@ static int score_file(scorer *s, decode_file *file)
 
 int scorer_run(const scorer_setup *setup, scorer_result *result)
 {
-    scorer s = {.setup = *setup, .result = result, .capacity = 4 * setup->batch};
+    scorer s = {.setup = *setup, .result = result, .capacity = 4 * setup->group};
     *result = (scorer_result){0};
     s.items = text_alloc(s.capacity, sizeof *s.items);
-    s.batch = text_alloc(setup->batch, sizeof *s.batch);
-    s.probabilities = text_alloc(setup->batch * setup->model_labels, sizeof *s.probabilities);
+    s.batch = text_alloc(setup->group, sizeof *s.batch);
+    s.probabilities = text_alloc(setup->group * setup->model_labels, sizeof *s.probabilities);
     s.scores = text_alloc(setup->chosen_count, sizeof *s.scores);
     s.sums = text_alloc(setup->model_labels, sizeof *s.sums);
     int code = 0;

@@ -17,7 +17,8 @@ typedef struct scorer_setup {
     size_t model_labels;  /* classes of the model */
     const size_t *chosen; /* [chosen_count]: model classes of the answer, rising */
     size_t chosen_count;
-    size_t batch;
+    size_t group;  /* clips or windows that the predictor is given together, */
+    size_t memory; /* fewer once they have this many bytes */
     double offset; /* seconds skipped at the start of each file */
     bool segments;
     bool attention;

@@ -100,7 +100,7 @@ static const cli_option options_table[] = {
     {CLI_INTEGER, 't', "threads", "N", SETS(threads), 1, 1024,
      .help = "CPU threads (default: $OMP_NUM_THREADS, else all)"},
     {CLI_INTEGER, 'b', "batch-size", "N", SETS(batch_size), 1, 4096,
-     .help = "clips or windows computed together (default: 8)"},
+     .help = "clips or windows computed together (default: 8, on a GPU 32)"},
     {CLI_GROUP, .help = "Help"},
     {CLI_HELP, 'h', "help", .help = "print this help and exit"},
     {CLI_VERSION, 'V', "version", .help = "print the version and exit"},
@@ -132,7 +132,15 @@ typedef struct predict_session {
     output out;
     bool out_open;
     decoder *decoder;
+    size_t group; /* clips or windows per call of the predictor */
 } predict_session;
+
+enum {
+    BATCHES_PER_CALL = 4,
+    MEMORY_AHEAD =
+        64 << 20, /* bytes of decoded audio that wait for their call; as many are in it */
+    MOST_DECODERS = 16,
+};
 
 static int check_options(predict_options *o)
 {
@@ -184,13 +192,26 @@ static int read_command_line(predict_session *s, int argc, char **argv)
 
 /* Models with the padding of transformers pad a batch to its longest clip and take the padding for
  * speech. An answer should not depend on which other files were named, unless one asks for that. */
-static int32_t default_batch_size(const ser_model *model)
+static bool clips_matter_to_each_other(const ser_model *model)
 {
     json_t *config = json_loads(ser_model_config(model), 0, NULL);
     const char *padding = json_string_value(json_object_get(config, "padding"));
-    bool depends = padding != NULL && strcmp(padding, "hf") == 0;
+    bool matter = padding != NULL && strcmp(padding, "hf") == 0;
     json_decref(config);
-    return depends ? 1 : 8;
+    return matter;
+}
+
+/* A GPU needs more at a time to be busy, and several batches in one call, so that it computes one
+ * while the next is made ready. */
+static void choose_batches(predict_session *s)
+{
+    predict_options *o = &s->options;
+    bool gpu = ser_device_kind(s->device) != SER_DEVICE_CPU;
+    bool alone = clips_matter_to_each_other(s->model);
+    if (o->batch_size == 0) {
+        o->batch_size = alone ? 1 : gpu ? 32 : 8;
+    }
+    s->group = (size_t)o->batch_size * (gpu && !alone ? BATCHES_PER_CALL : 1);
 }
 
 static int open_model(predict_session *s)
@@ -210,9 +231,7 @@ static int open_model(predict_session *s)
                       o->model == NULL ? " (--model or $SER_MODEL names another)" : "");
         return status == SER_ERR_ARGUMENT ? MESSAGE_EXIT_DATA : message_exit_code(status);
     }
-    if (o->batch_size == 0) {
-        o->batch_size = default_batch_size(s->model);
-    }
+    choose_batches(s);
     ser_predictor_options options;
     ser_predictor_options_init(&options, sizeof options);
     options.max_batch = o->batch_size;
@@ -309,21 +328,11 @@ static int open_output(predict_session *s)
     return output_open(&s->out, &setup);
 }
 
-/* Decoding ahead holds `ahead` times `limit` seconds at 16 kHz; 64 MiB of that are plenty. */
-static size_t files_ahead(double limit, size_t batch, size_t files)
-{
-    double each = (limit + 1.0) * SER_SAMPLING_RATE * sizeof(float);
-    double most = 64.0 * 1024.0 * 1024.0 / each;
-    size_t ahead = most < 1.0 ? 1 : (size_t)most;
-    ahead = ahead < 2 * batch ? ahead : 2 * batch;
-    return ahead < files ? ahead : files;
-}
-
 static size_t decoder_threads(int32_t asked, size_t ahead)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     size_t threads = asked > 0 ? (size_t)asked : online > 0 ? (size_t)online : 1;
-    threads = threads < 8 ? threads : 8;
+    threads = threads < MOST_DECODERS ? threads : MOST_DECODERS;
     return threads < ahead ? threads : ahead;
 }
 
@@ -350,8 +359,8 @@ static void start_decoder(predict_session *s)
     plan.audio.channel = o->channel;
     plan.audio.strict = o->strict;
     plan.audio.any_format = o->any_format;
-    plan.ahead = files_ahead(plan.limit > plan.window ? plan.limit : plan.window,
-                             (size_t)o->batch_size, s->files.count);
+    plan.ahead = 2 * s->group < s->files.count ? 2 * s->group : s->files.count;
+    plan.memory = MEMORY_AHEAD;
     plan.threads = decoder_threads(o->threads, plan.ahead);
     s->decoder = decoder_start(&plan);
 }
@@ -386,7 +395,8 @@ static int score(predict_session *s)
         .model_labels = ser_model_label_count(s->model),
         .chosen = s->chosen,
         .chosen_count = s->chosen_count,
-        .batch = (size_t)o->batch_size,
+        .group = s->group,
+        .memory = MEMORY_AHEAD,
         .offset = o->offset,
         .segments = o->window > 0.0,
         .attention = o->attention != 0,

@@ -103,7 +103,9 @@ SER_API int ser_predict(ser_predictor *predictor, const ser_audio *audio, float 
  * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`; no
  * clips are no error. With padding "exact" (models/FORMAT.md) a clip's result does not depend on
  * what it is batched with, on the CPU to the last bit. With "hf" every clip is padded with zeros to
- * the longest of the call (windows are not). Since 0.1.
+ * the longest of the call (windows are not). They are computed max_batch at a time, those of similar
+ * length together; a GPU computes while the next batch is made ready, so give it several at once.
+ * Since 0.1.
  */
 SER_API int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *audios,
                               size_t count, float *probabilities, size_t capacity);

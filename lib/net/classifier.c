@@ -27,6 +27,15 @@ static ser_tensor inner_layer(ser_pass *pass, int32_t i, ser_tensor x, ser_rows 
     return y;
 }
 
+/* [rows, labels] */
+static ser_tensor take_output(ser_pass *pass, ser_tensor place, int64_t rows)
+{
+    const ser_arch *arch = pass->arch;
+    return place.data != NULL ? place
+                              : ser_pass_take_as(pass, SER_F32, rows,
+                                                 arch->classifier_size[arch->classifier_count - 1]);
+}
+
 /* Softmax, and with targets the loss; with a tape also its gradient. */
 static void loss(ser_pass *pass, ser_tensor logits)
 {
@@ -35,7 +44,7 @@ static void loss(ser_pass *pass, ser_tensor logits)
     ser_cross_entropy_args args = {
         .logits = logits,
         .mask = pass->input.mask,
-        .probabilities = ser_pass_take_as(pass, SER_F32, logits.rows, logits.cols),
+        .probabilities = take_output(pass, pass->output.probabilities, logits.rows),
         .targets = pass->input.targets,
     };
     if (args.targets.rows > 0) {
@@ -67,9 +76,13 @@ void ser_classifier_forward(ser_pass *pass, ser_tensor pooled)
         if (pass->tape != NULL) {
             pass->tape->classifier_x[i] = x;
         }
-        ser_tensor y =
-            i < last ? inner_layer(pass, i, x, rows)
-                     : ser_pass_linear(pass, x, rows, &pass->net->classifier[i], SER_ACT_NONE);
+        ser_tensor y;
+        if (i < last) {
+            y = inner_layer(pass, i, x, rows);
+        } else {
+            y = take_output(pass, pass->output.logits, x.rows);
+            ser_pass_linear_to(pass, x, rows, &pass->net->classifier[i], SER_ACT_NONE, y);
+        }
         if (i > 0) { /* the pooled vector is a result of its own */
             ser_pass_give(pass, x);
         }

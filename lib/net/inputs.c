@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a pass reads from the host. The inputs lie at the start of the arena, in the same order on
+ * What a pass reads from the host, and where a prediction leaves what the host reads. The inputs lie at the start of the arena, in the same order on
  * the device and in their host image, so that one transfer moves them all and a recorded pass finds
  * new content where it found the old.
  */
@@ -12,7 +12,8 @@
 
 static ser_tensor place_matrix(ser_pass *pass, const float *host, int64_t rows, int64_t cols)
 {
-    return host != NULL ? ser_pass_take_input(pass, rows, cols, 0, 0) : (ser_tensor){0};
+    return host != NULL ? ser_pass_take_place(pass, rows, cols, 0, SER_SLACK_ROWS)
+                        : (ser_tensor){0};
 }
 
 static const int32_t *place_spans(ser_pass *pass, ser_spans spans)
@@ -47,15 +48,31 @@ static void place_samples(ser_pass *pass)
 {
     const ser_arch *arch = pass->arch;
     const bool on_samples = arch->features == SER_FEATURES_CONV;
-    pass->input.pcm = ser_pass_take_input(pass, pass->geometry.batch * pass->geometry.samples, 1,
+    pass->input.pcm = ser_pass_take_place(pass, pass->geometry.batch * pass->geometry.samples, 1,
                                           on_samples ? arch->conv_padding[0] : 0,
-                                          on_samples ? arch->conv_kernel[0] : 0);
+                                          (on_samples ? arch->conv_kernel[0] : 0) + SER_SLACK_ROWS);
 }
 
 static void place_sources(ser_pass *pass)
 {
     const size_t batch = (size_t)pass->geometry.batch;
     pass->input.sources = ser_pass_take_bytes(pass, batch * sizeof *pass->input.sources);
+}
+
+/* One transfer moves these, too; what slack they need is behind the last. */
+static void place_outputs(ser_pass *pass)
+{
+    const ser_arch *arch = pass->arch;
+    const int64_t batch = pass->geometry.batch;
+    const int64_t labels = arch->classifier_size[arch->classifier_count - 1];
+    const int64_t widest = arch->hidden_size > labels ? arch->hidden_size : labels;
+    ser_pass_output *output = &pass->output;
+    output->alpha =
+        ser_pass_take_place(pass, batch * pass->geometry.padded[arch->conv_count], 1, 0, 0);
+    output->pooled = ser_pass_take_place(pass, batch, arch->hidden_size, 0, 0);
+    output->logits = ser_pass_take_place(pass, batch, labels, 0, 0);
+    output->probabilities = ser_pass_take_place(pass, batch, labels, 0, 0);
+    ser_pass_take_place(pass, SER_SLACK_ROWS, widest, 0, 0);
 }
 
 void ser_pass_begin(ser_pass *pass)
@@ -78,6 +95,10 @@ void ser_pass_begin(ser_pass *pass)
         place_samples(pass);
     }
     w->input_size = w->arena.floor;
+    const bool prediction = pass->run->input == NULL && !pass->run->features_only;
+    if (prediction && pass->arch->classifier_count > 0) {
+        place_outputs(pass);
+    }
     if (has_sources(pass) && !pass->run->input->features) {
         place_samples(pass); /* not from the host: gathered */
     }
@@ -125,15 +146,20 @@ static void fill_training(const ser_pass *pass, const ser_training_batch *batch)
     fill_spans(pass, input->hidden_channel, batch->hidden_channel);
 }
 
-/* Clip b of `to` with zeros behind its `count` rows. */
-static void fill_clip(const ser_pass *pass, const ser_tensor *to, int64_t clip, const float *host,
-                      int64_t count)
+/* A clip with zeros behind it. */
+static void fill_clip(const ser_pass *pass, int64_t clip)
 {
+    const ser_run *run = pass->run;
+    const ser_tensor *to = &pass->input.pcm;
     const int64_t padded = to->rows / pass->geometry.batch;
-    float *image = (float *)image_of(pass, to->data) + clip * padded * to->cols;
-    const size_t size = (size_t)(count * to->cols) * sizeof(float);
-    memcpy(image, host, size);
-    memset((char *)image + size, 0, (size_t)(padded * to->cols) * sizeof(float) - size);
+    const size_t count = (size_t)run->counts[clip];
+    float *image = (float *)image_of(pass, to->data) + clip * padded;
+    if (run->clips != NULL) {
+        run->clips->write(run->clips->source, clip, image);
+    } else {
+        memcpy(image, run->samples[clip], count * sizeof *image);
+    }
+    memset(image + count, 0, ((size_t)padded - count) * sizeof *image);
 }
 
 static void fill_clips(const ser_pass *pass)
@@ -151,7 +177,7 @@ static void fill_clips(const ser_pass *pass)
         memset((char *)image_of(pass, input->pcm.data) - front, 0, front);
     }
     for (int64_t b = 0; b < run->batch; b++) {
-        fill_clip(pass, &input->pcm, b, run->samples[b], run->counts[b]);
+        fill_clip(pass, b);
     }
 }
 

@@ -168,6 +168,7 @@ int ser_workspace_run(ser_workspace *workspace, const ser_run *run)
     ser_pass_begin(&pass);
     ser_tensor x = ser_features_forward(&pass);
     stages->rows = ser_pass_frame_rows(&pass);
+    stages->outputs.padded = stages->rows.padded;
     stages->valid_host = workspace->valid + (pass.arch->conv_count + 1) * run->batch;
     if (run->features_only) {
         stages->features = x;
@@ -244,8 +245,9 @@ static void give_back(ser_workspace *workspace, size_t scratch_size)
 int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
 {
     const bool prediction = run->input == NULL && run->tape == NULL && !run->features_only;
+    const int32_t images = run->input != NULL || run->in_turn ? 2 : 1;
     if (prediction && workspace->batch == run->batch && workspace->longest == run->longest) {
-        return 0;
+        return ser_inputs_reserve(workspace, images);
     }
     workspace->batch = 0;
     int status = reserve_valid(workspace, run->batch);
@@ -262,7 +264,7 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
     }
     status = status == 0 ? reserved : status;
     status = status == 0 ? reserve_arena(workspace) : status;
-    status = status == 0 ? ser_inputs_reserve(workspace, run->input != NULL ? 2 : 1) : status;
+    status = status == 0 ? ser_inputs_reserve(workspace, images) : status;
     if (status == 0 && prediction) {
         workspace->batch = run->batch;
         workspace->longest = run->longest;
@@ -299,10 +301,45 @@ int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
     ser_run run = {.batch = batch, .samples = samples, .counts = counts};
     int status = check_clips(net, batch, counts, &run.longest);
     if (status == 0) {
+        run.longest = ser_workspace_rounded(workspace, run.longest);
         status = ser_workspace_predict(workspace, &run);
     }
     if (status == 0) {
         *stages = &workspace->stages;
     }
     return status;
+}
+
+int ser_net_prepare(const ser_net *net, ser_workspace *workspace, const ser_clips *clips,
+                    bool alone)
+{
+    ser_run *run = &workspace->prepared;
+    *run = (ser_run){
+        .batch = clips->count, .counts = clips->samples, .clips = clips, .in_turn = !alone};
+    int status = check_clips(net, clips->count, clips->samples, &run->longest);
+    if (status == 0) {
+        run->longest = ser_workspace_rounded(workspace, run->longest);
+        status = ser_workspace_prepare(workspace, run);
+    }
+    run->clips = NULL; /* they are written */
+    run->counts = NULL;
+    run->batch = status == 0 ? run->batch : 0;
+    return status;
+}
+
+int ser_net_launch(ser_workspace *workspace, ser_outputs *outputs)
+{
+    ser_run *run = &workspace->prepared;
+    if (run->batch == 0) {
+        return ser_fail(SER_ERR_INTERNAL, "net: launch before prepare");
+    }
+    int status = ser_workspace_launch(workspace, run);
+    *outputs = workspace->stages.outputs;
+    run->batch = 0;
+    return status;
+}
+
+int ser_net_wait(ser_workspace *workspace)
+{
+    return workspace->queue->ops->sync(workspace->queue);
 }

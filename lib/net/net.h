@@ -39,6 +39,7 @@ typedef struct ser_outputs {
     const float *logits;        /* [batch, labels] */
     const float *probabilities; /* [batch, labels] */
     const float *loss;          /* [batch], of a pass with targets (training.h) */
+    int64_t padded;             /* frames of a clip in alpha */
 } ser_outputs;
 
 /*
@@ -79,6 +80,26 @@ void ser_workspace_free(ser_workspace *workspace);
  * least ser_arch_min_samples). Waits for the result. The stages are borrowed from the workspace. */
 int ser_net_forward(const ser_net *net, ser_workspace *workspace, int64_t batch,
                     const float *const *samples, const int64_t *counts, const ser_stages **stages);
+
+/* The clips of a batch. `write` puts the samples of one, front end applied, to `to`: straight to
+ * where the device reads them. */
+typedef struct ser_clips {
+    int64_t count;
+    const int64_t *samples; /* [count], each at least ser_arch_min_samples */
+    void (*write)(const void *source, int64_t clip, float *to);
+    const void *source;
+} ser_clips;
+
+/*
+ * Batch after batch, so that the host writes one while the device computes the one before it:
+ * prepare(k + 1), wait, launch(k + 1), read the outputs of k, which stay until prepare(k + 2).
+ * `alone`: no other batch is under way, nor will be prepared before this one was waited for and
+ * read; it needs less memory. After a failure nothing is prepared; wait before anything else.
+ */
+int ser_net_prepare(const ser_net *net, ser_workspace *workspace, const ser_clips *clips,
+                    bool alone);
+int ser_net_launch(ser_workspace *workspace, ser_outputs *outputs);
+int ser_net_wait(ser_workspace *workspace);
 
 /* Copy `rows` rows of a stage, from `first` on, to the host, as f32. */
 int ser_workspace_download(ser_workspace *workspace, const ser_tensor *tensor, int64_t first,

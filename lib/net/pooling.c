@@ -44,9 +44,9 @@ ser_tensor ser_pooling_forward(ser_pass *pass, ser_tensor x)
     const int32_t stage = ser_stage_head(pass->arch);
     ser_rows rows = ser_pass_frame_rows(pass);
     ser_tensor u = scored(pass, x, rows);
-    ser_tensor alpha = ser_pass_save_as(pass, SER_F32, stage, x.rows, 1);
+    ser_tensor alpha = ser_pass_take_output(pass, pass->output.alpha, stage, x.rows, 1);
     ser_attn_pool_args args = pool_args(pass, x, u, alpha);
-    args.y = ser_pass_save_as(pass, SER_F32, stage, rows.batch, x.cols);
+    args.y = ser_pass_take_output(pass, pass->output.pooled, stage, rows.batch, x.cols);
     if (pass->status == 0) {
         pass->status = ser_attn_pool_fwd(pass->queue, &args);
     }

@@ -4,8 +4,8 @@
  * runs plainly the first time (algorithms may be measured then), is recorded the second, and from
  * then on is one replay: nothing is planned, allocated or waited for but the outputs.
  *
- * A prediction's transfers are part of its recording. Training has them apart: of its inputs there
- * are two images in turn.
+ * A prediction's transfers are part of its recording, which so belongs to one of the two images.
+ * Training has them apart.
  */
 #include <string.h>
 
@@ -55,23 +55,45 @@ void ser_results_free(ser_workspace *workspace)
     free_results(workspace, 1);
 }
 
-/* A prediction's outputs are read where they are if that is the host's memory. Those of a training
- * step must outlive the preparation of the next. */
-static bool stays(const ser_workspace *w, const ser_run *run)
+/* Whether the host prepares the next run while this one is under way. */
+static bool in_turn(const ser_run *run)
 {
-    return w->queue->ops->host_memory && run->input == NULL;
+    return run->input != NULL || run->in_turn;
 }
 
-/* Host memory for the outputs of the shape at hand. */
-static int reserve_results(ser_workspace *w, const ser_run *run)
+/* Outputs are read where they are if that is the host's memory, unless they are to outlive the
+ * preparation of the next run. */
+static bool stays(const ser_workspace *w, const ser_run *run)
 {
-    ser_queue *queue = w->queue;
+    return w->queue->ops->host_memory && !in_turn(run);
+}
+
+/* Bytes from a prediction's first output to the end of its last. */
+static size_t span_of(const output list[OUTPUTS])
+{
+    const ser_tensor *first = list[0].tensor;
+    const ser_tensor *last = list[3].tensor;
+    return first->data == NULL ? 0
+                               : (size_t)((const char *)last->data - (const char *)first->data) +
+                                     elements(last) * sizeof(float);
+}
+
+static size_t results_size(ser_workspace *w, const ser_run *run)
+{
     output list[OUTPUTS];
     size_t size = 0;
     list_outputs(&w->stages, run, list);
     for (size_t i = 0; i < OUTPUTS; i++) {
         size += elements(list[i].tensor) * sizeof(float);
     }
+    return run->input != NULL ? size : span_of(list);
+}
+
+/* Host memory for the outputs of the shape at hand. */
+static int reserve_results(ser_workspace *w, const ser_run *run)
+{
+    ser_queue *queue = w->queue;
+    const size_t size = results_size(w, run);
     if (stays(w, run) || size <= w->results_size[w->image]) {
         return 0;
     }
@@ -87,6 +109,20 @@ static int reserve_results(ser_workspace *w, const ser_run *run)
     return status;
 }
 
+/* A prediction's lie one behind the other on the device, and likewise on the host. */
+static int fetch_together(ser_workspace *w, const output list[OUTPUTS])
+{
+    const char *first = list[0].tensor->data;
+    for (size_t i = 0; i < OUTPUTS; i++) {
+        const char *data = list[i].tensor->data;
+        *list[i].host =
+            data != NULL ? (float *)(void *)((char *)w->results[w->image] + (data - first)) : NULL;
+    }
+    return first == NULL
+               ? 0
+               : w->queue->ops->download(w->queue, w->results[w->image], first, span_of(list));
+}
+
 /* Queue the copies to the host, if its memory is another. */
 static int fetch_outputs(ser_workspace *w, const ser_run *run)
 {
@@ -94,6 +130,9 @@ static int fetch_outputs(ser_workspace *w, const ser_run *run)
     float *host = w->results[w->image];
     int status = 0;
     list_outputs(&w->stages, run, list);
+    if (run->input == NULL && !stays(w, run)) {
+        return fetch_together(w, list);
+    }
     for (size_t i = 0; i < OUTPUTS && status == 0; i++) {
         const ser_tensor *tensor = list[i].tensor;
         if (tensor->data == NULL || stays(w, run)) {
@@ -137,14 +176,16 @@ enum {
     PART_TARGETS = 64,
     PART_MASK = 128,
     PART_MEL_WARP = 256,
+    PART_OTHER_IMAGE = 512,
 };
 
-static ser_run_shape shape_of(const ser_run *run)
+static ser_run_shape shape_of(const ser_workspace *w, const ser_run *run)
 {
     const ser_training_batch *input = run->input;
     ser_run_shape shape = {.batch = run->batch, .longest = run->longest};
     shape.parts = (run->tape != NULL ? PART_TAPE : 0) | (run->update != NULL ? PART_UPDATE : 0) |
-                  (run->features_only ? PART_FEATURES_ONLY : 0);
+                  (run->features_only ? PART_FEATURES_ONLY : 0) |
+                  (input == NULL && w->image != 0 ? PART_OTHER_IMAGE : 0);
     if (input != NULL) {
         shape.parts |=
             PART_INPUT | (input->sources != NULL ? PART_SOURCES : 0) |
@@ -177,7 +218,7 @@ static bool may_record(const ser_workspace *w, const ser_run *run)
 
 static ser_recording *find(ser_workspace *w, const ser_run *run)
 {
-    const ser_run_shape shape = shape_of(run);
+    const ser_run_shape shape = shape_of(w, run);
     for (size_t i = 0; i < SER_RECORDINGS && may_record(w, run); i++) {
         if (memcmp(&w->recordings[i].shape, &shape, sizeof shape) == 0) {
             return &w->recordings[i];
@@ -209,7 +250,7 @@ static void note(ser_workspace *w, const ser_run *run)
         oldest = w->recordings[i].used < oldest->used ? &w->recordings[i] : oldest;
     }
     forget(w, oldest);
-    oldest->shape = shape_of(run);
+    oldest->shape = shape_of(w, run);
     oldest->used = w->calls;
 }
 
@@ -268,6 +309,7 @@ static int make_room(ser_workspace *w, const ser_run *run)
     int status = 0;
     if (r != NULL && r->graph != NULL) {
         w->stages = r->stages;
+        w->batch = 0; /* they are not those of the last plan */
     } else {
         status = ser_workspace_plan(w, run); /* may forget all recordings */
     }
@@ -283,7 +325,7 @@ int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run)
     if (run->features_only) { /* has the image of the run before, whose outputs may be unread */
         status = w->queue->ops->sync(w->queue);
     } else {
-        w->image = run->input != NULL ? 1 - w->image : 0;
+        w->image = in_turn(run) ? 1 - w->image : 0;
     }
     status = status == 0 ? make_room(w, run) : status;
     if (status != 0) {
@@ -330,9 +372,8 @@ int ser_workspace_launch(ser_workspace *workspace, const ser_run *run)
     return status == 0 && training ? fetch_outputs(w, run) : status;
 }
 
-int ser_workspace_predict(ser_workspace *workspace, ser_run *run)
+int ser_workspace_predict(ser_workspace *workspace, const ser_run *run)
 {
-    run->longest = ser_workspace_rounded(workspace, run->longest);
     int status = ser_workspace_prepare(workspace, run);
     status = status == 0 ? ser_workspace_launch(workspace, run) : status;
     /* the outputs are there, or nothing is under way */

@@ -8,7 +8,6 @@
 
 enum {
     ALIGNMENT = 256, /* what device memory has: the choice of an algorithm may depend on it */
-    SLACK_ROWS = 16, /* behind every tensor, for loads of whole vectors */
 };
 
 static bool round_up(size_t size, size_t *rounded)
@@ -141,7 +140,7 @@ static ser_tensor take(ser_pass *pass, int32_t type, int64_t rows, int64_t cols,
 
 ser_tensor ser_pass_take_as(ser_pass *pass, int32_t type, int64_t rows, int64_t cols)
 {
-    return take(pass, type, rows, cols, (surroundings){.back = SLACK_ROWS});
+    return take(pass, type, rows, cols, (surroundings){.back = SER_SLACK_ROWS});
 }
 
 ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
@@ -149,19 +148,18 @@ ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols)
     return ser_pass_take_as(pass, pass->net->type, rows, cols);
 }
 
-ser_tensor ser_pass_take_input(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
+ser_tensor ser_pass_take_place(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
                                int64_t back)
 {
-    return take(
-        pass, SER_F32, rows, cols,
-        (surroundings){.front = front, .back = back + SLACK_ROWS, .keep = true, .input = true});
+    return take(pass, SER_F32, rows, cols,
+                (surroundings){.front = front, .back = back, .keep = true, .input = true});
 }
 
 static ser_tensor take_level(ser_pass *pass, int32_t level, int64_t cols, bool keep)
 {
     const ser_arch *arch = pass->arch;
     int64_t rows = pass->geometry.batch * pass->geometry.padded[level];
-    surroundings around = {.back = SLACK_ROWS, .keep = keep};
+    surroundings around = {.back = SER_SLACK_ROWS, .keep = keep};
     if (level < arch->conv_count) {
         /* The last output row reads kernel - stride - padding rows beyond the matrix. */
         around.front = arch->conv_padding[level];
@@ -183,7 +181,7 @@ bool ser_pass_reaches(const ser_pass *pass, int32_t stage)
 ser_tensor ser_pass_save_as(ser_pass *pass, int32_t type, int32_t stage, int64_t rows, int64_t cols)
 {
     return take(pass, type, rows, cols,
-                (surroundings){.back = SLACK_ROWS, .keep = ser_pass_reaches(pass, stage)});
+                (surroundings){.back = SER_SLACK_ROWS, .keep = ser_pass_reaches(pass, stage)});
 }
 
 ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t cols)
@@ -194,6 +192,12 @@ ser_tensor ser_pass_save(ser_pass *pass, int32_t stage, int64_t rows, int64_t co
 ser_tensor ser_pass_save_level(ser_pass *pass, int32_t stage, int32_t level, int64_t cols)
 {
     return take_level(pass, level, cols, ser_pass_reaches(pass, stage));
+}
+
+ser_tensor ser_pass_take_output(ser_pass *pass, ser_tensor place, int32_t stage, int64_t rows,
+                                int64_t cols)
+{
+    return place.data != NULL ? place : ser_pass_save_as(pass, SER_F32, stage, rows, cols);
 }
 
 void ser_pass_give(ser_pass *pass, ser_tensor tensor)

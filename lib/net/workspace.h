@@ -13,7 +13,10 @@
 #include "net/graph.h"
 #include "net/tape.h"
 
-enum { SER_ARENA_BLOCKS = 32 };
+enum {
+    SER_ARENA_BLOCKS = 32,
+    SER_SLACK_ROWS = 16, /* behind every tensor, for loads of whole vectors */
+};
 
 typedef struct ser_arena_block {
     size_t start, end;
@@ -31,7 +34,21 @@ typedef struct ser_arena {
     bool keep; /* everything is kept: every stage can be read at the end */
 } ser_arena;
 
-enum { SER_RECORDINGS = 16 };
+/* What a pass is to do. */
+typedef struct ser_run {
+    int64_t batch, longest;
+    const int64_t *counts;       /* samples of each clip; like them, not read while planning */
+    const float *const *samples; /* or clips */
+    const ser_clips *clips;
+    bool in_turn;                    /* a prediction that is prepared while another is under way */
+    const ser_training_batch *input; /* NULL: prediction */
+    ser_tape *tape;                  /* NULL: no backward half */
+    ser_training *update;            /* the weights are updated at the end; NULL: they stay */
+    const ser_step *step;            /* with a tape: what the device is to know of this step */
+    bool features_only;              /* stop after the convolutions */
+} ser_run;
+
+enum { SER_RECORDINGS = 32 };
 
 /* What two runs must have in common for one's recording to do the other's work. */
 typedef struct ser_run_shape {
@@ -55,7 +72,7 @@ struct ser_workspace {
     ser_queue *queue;
     ser_arena arena;
     int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
-    /* The host's images of the inputs; NULL where device memory is the host's. Training writes one
+    /* The host's images of the inputs; NULL where device memory is the host's. Runs in turn write one
      * while the other may still be read. */
     void *images[2];
     int32_t image;                 /* the one at hand */
@@ -68,19 +85,8 @@ struct ser_workspace {
     size_t valid_count;
     bool keep_stages;
     ser_stages stages;
+    ser_run prepared; /* the prediction to be launched; batch 0: none */
 };
-
-/* What a pass is to do. */
-typedef struct ser_run {
-    int64_t batch, longest;
-    const float *const *samples; /* not read while planning */
-    const int64_t *counts;
-    const ser_training_batch *input; /* NULL: prediction */
-    ser_tape *tape;                  /* NULL: no backward half */
-    ser_training *update;            /* the weights are updated at the end; NULL: they stay */
-    const ser_step *step;            /* with a tape: what the device is to know of this step */
-    bool features_only;              /* stop after the convolutions */
-} ser_run;
 
 /* Device copies of what a batch brings; absent where it brings none. */
 typedef struct ser_pass_input {
@@ -92,6 +98,11 @@ typedef struct ser_pass_input {
     const int32_t *mel_time, *mel_channel, *hidden_time, *hidden_channel;
 } ser_pass_input;
 
+/* Where a prediction leaves what goes to the host, one behind the other; absent in training. */
+typedef struct ser_pass_output {
+    ser_tensor alpha, pooled, logits, probabilities;
+} ser_pass_output;
+
 typedef struct ser_pass {
     ser_workspace *workspace;
     const ser_net *net;
@@ -101,13 +112,14 @@ typedef struct ser_pass {
     const ser_run *run;
     ser_tape *tape; /* of the run */
     ser_pass_input input;
+    ser_pass_output output;
     ser_tensor dlogits;  /* made by the loss, if there is a tape */
     ser_tensor mix_dots; /* see ser_layer_mix_args */
     int32_t *valid;      /* device copy of workspace->valid */
     int status;          /* first failure */
 } ser_pass;
 
-/* Start a pass: empty the arena, give the inputs their places at its start (inputs.c). */
+/* Start a pass: empty the arena, give inputs and outputs their places at its start (inputs.c). */
 void ser_pass_begin(ser_pass *pass);
 
 /* Write the inputs of the run into the host image at hand, which one transfer moves to their places.
@@ -117,7 +129,7 @@ void ser_pass_fill(ser_pass *pass);
 void ser_pass_fill_step(ser_pass *pass);
 
 /* Host memory for the inputs that ser_pass_begin has laid out (planning passes), as `images` images:
- * predictions have one, training two. */
+ * two for runs in turn. */
 int ser_inputs_reserve(ser_workspace *workspace, int32_t images);
 void ser_inputs_free(ser_workspace *workspace);
 
@@ -126,8 +138,9 @@ ser_tensor ser_pass_take(ser_pass *pass, int64_t rows, int64_t cols);
 /* The same of another type. */
 ser_tensor ser_pass_take_as(ser_pass *pass, int32_t type, int64_t rows, int64_t cols);
 
-/* Memory for an input, kept to the end of the pass; `front` rows before it and `back` behind. */
-ser_tensor ser_pass_take_input(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
+/* Memory for an input or output, kept to the end of the pass; `front` rows before it and `back`
+ * behind. */
+ser_tensor ser_pass_take_place(ser_pass *pass, int64_t rows, int64_t cols, int64_t front,
                                int64_t back);
 void *ser_pass_take_bytes(ser_pass *pass, size_t size);
 
@@ -154,6 +167,10 @@ ser_rows ser_pass_sample_rows(const ser_pass *pass);
 ser_rows ser_pass_level_rows(const ser_pass *pass, int32_t level);
 ser_rows ser_pass_frame_rows(const ser_pass *pass);
 ser_rows ser_pass_clip_rows(const ser_pass *pass);
+
+/* `place` if it is there, else like ser_pass_save_as. */
+ser_tensor ser_pass_take_output(ser_pass *pass, ser_tensor place, int32_t stage, int64_t rows,
+                                int64_t cols);
 
 /* A new y = act(x W^T + b), of x's type; the same into a tensor that is there; gradients of the latter with
  * activation NONE, dx absent where it is not wanted. */
@@ -211,8 +228,8 @@ int ser_workspace_launch(ser_workspace *workspace, const ser_run *run);
 void ser_recordings_free(ser_workspace *workspace);
 void ser_results_free(ser_workspace *workspace);
 
-/* Both for a prediction, with a sync. */
-int ser_workspace_predict(ser_workspace *workspace, ser_run *run);
+/* Both, with a sync. */
+int ser_workspace_predict(ser_workspace *workspace, const ser_run *run);
 
 /* The length in samples to which clips are padded so that few shapes are recorded; the same, but
  * `longest` itself on backends that cannot record. */

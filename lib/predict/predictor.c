@@ -45,10 +45,8 @@ struct ser_predictor {
     ser_piece_rules rules;
     size_t labels, hidden;
     ser_workspace *workspace; /* made by the first call */
-    const float **samples;    /* [max_batch] of the batch at hand */
-    int64_t *counts;          /* [max_batch] */
-    buffer pcm;
-    results last, next; /* of the last successful call, of the one that runs */
+    int64_t *counts;          /* [max_batch] samples of the batch that is prepared */
+    results last, next;       /* of the last successful call, of the one that runs */
 };
 
 static int reserve(buffer *b, size_t count, size_t size)
@@ -166,9 +164,8 @@ int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
     p->rules = rules;
     p->labels = model->config.label_count;
     p->hidden = (size_t)model->config.arch.hidden_size;
-    p->samples = ser_mem_alloc(p->max_batch, sizeof *p->samples);
     p->counts = ser_mem_alloc(p->max_batch, sizeof *p->counts);
-    if (p->samples == NULL || p->counts == NULL) {
+    if (p->counts == NULL) {
         ser_predictor_destroy(p);
         return SER_ERR_MEMORY;
     }
@@ -186,8 +183,6 @@ void ser_predictor_destroy(ser_predictor *predictor)
     ser_model_release(predictor->model);
     clear_results(&predictor->last);
     clear_results(&predictor->next);
-    ser_mem_free(predictor->pcm.data);
-    ser_mem_free(predictor->samples);
     ser_mem_free(predictor->counts);
     ser_mem_free(predictor);
 }
@@ -248,36 +243,41 @@ static size_t batch_size(const ser_predictor *p, const ser_piece *pieces, size_t
     return fitting < size ? (fitting > 0 ? fitting : 1) : size;
 }
 
-static int prepare_batch(ser_predictor *p, const ser_piece *pieces, size_t count)
+/* Pieces that are computed together, and what came of them. */
+typedef struct batch {
+    const ser_piece *pieces;
+    size_t count;
+    ser_outputs outputs;
+} batch;
+
+typedef struct batch_source {
+    const ser_piece_rules *rules;
+    const ser_piece *pieces;
+} batch_source;
+
+static void write_piece(const void *source, int64_t index, float *to)
 {
-    size_t total = 0;
-    for (size_t i = 0; i < count; i++) {
-        total += pieces[i].padded;
-    }
-    if (reserve(&p->pcm, total, sizeof(float)) != 0) {
-        return SER_ERR_MEMORY;
-    }
-    float *to = p->pcm.data;
-    for (size_t i = 0; i < count; i++) {
-        ser_piece_prepare(&p->rules, &pieces[i], to);
-        p->samples[i] = to;
-        p->counts[i] = (int64_t)pieces[i].padded;
-        to += pieces[i].padded;
-    }
-    return 0;
+    const batch_source *from = source;
+    ser_piece_prepare(from->rules, &from->pieces[index], to);
 }
 
-static int forward(ser_predictor *p, size_t count, const ser_stages **stages)
+static int prepare(ser_predictor *p, const batch *b, bool alone)
 {
     const ser_net *net = p->model->net;
+    const batch_source source = {.rules = &p->rules, .pieces = b->pieces};
+    const ser_clips clips = {
+        .count = (int64_t)b->count, .samples = p->counts, .write = write_piece, .source = &source};
+    for (size_t i = 0; i < b->count; i++) {
+        p->counts[i] = (int64_t)b->pieces[i].padded;
+    }
     if (p->workspace == NULL) {
-        int status = ser_workspace_create(net, (int64_t)count, p->counts[0], p->threads, false,
-                                          &p->workspace);
+        int status =
+            ser_workspace_create(net, clips.count, p->counts[0], p->threads, false, &p->workspace);
         if (status != 0) {
             return status;
         }
     }
-    return ser_net_forward(net, p->workspace, (int64_t)count, p->samples, p->counts, stages);
+    return ser_net_prepare(net, p->workspace, &clips, alone);
 }
 
 static bool all_finite(const float *x, size_t count)
@@ -291,14 +291,15 @@ static bool all_finite(const float *x, size_t count)
 }
 
 /* Row `row` of a batch into the answer of its clip. */
-static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const ser_stages *stages)
+static int collect_row(ser_predictor *p, const batch *b, size_t row)
 {
-    const ser_outputs *o = &stages->outputs;
+    const ser_outputs *o = &b->outputs;
+    const ser_piece *piece = &b->pieces[row];
     clip_result *clip = (clip_result *)p->next.clips.data + piece->clip;
     double *sums = (double *)p->next.sums.data + piece->clip * p->labels;
     const float *logits = o->logits + row * p->labels;
-    const float *attention = o->alpha + row * (size_t)stages->rows.padded;
-    const size_t frames = (size_t)stages->valid_host[row];
+    const float *attention = o->alpha + row * (size_t)o->padded;
+    const size_t frames = (size_t)ser_arch_frames(&p->model->config.arch, (int64_t)piece->padded);
     if (!all_finite(logits, p->labels) || !all_finite(attention, frames) ||
         !all_finite(o->pooled + row * p->hidden, p->hidden)) {
         return ser_fail(SER_ERR_NUMERIC, "clip %zu: the network gave NaN or infinity", piece->clip);
@@ -317,17 +318,35 @@ static int collect(ser_predictor *p, const ser_piece *piece, size_t row, const s
     return 0;
 }
 
-static int run_batch(ser_predictor *p, const ser_piece *pieces, size_t count)
+static int collect(ser_predictor *p, const batch *b)
 {
-    const ser_stages *stages;
-    int status = prepare_batch(p, pieces, count);
-    if (status == 0) {
-        status = forward(p, count, &stages);
-    }
-    for (size_t i = 0; i < count && status == 0; i++) {
-        status = collect(p, &pieces[i], i, stages);
+    int status = 0;
+    for (size_t i = 0; i < b->count && status == 0; i++) {
+        status = collect_row(p, b, i);
     }
     return status;
+}
+
+/* Batch after batch: while the device computes one, the next is written and the one before read. */
+static int run_batches(ser_predictor *p, const ser_piece *pieces, size_t count)
+{
+    batch under_way = {.count = 0};
+    int status = 0;
+    for (size_t done = 0; done < count && status == 0;) {
+        batch next = {.pieces = pieces + done, .count = batch_size(p, pieces + done, count - done)};
+        status = prepare(p, &next, next.count == count);
+        if (status == 0 && under_way.count > 0) {
+            status = ser_net_wait(p->workspace);
+        }
+        status = status == 0 ? ser_net_launch(p->workspace, &next.outputs) : status;
+        status = status == 0 ? collect(p, &under_way) : status;
+        under_way = next;
+        done += next.count;
+    }
+    /* also after a failure: nothing must be under way when the call returns */
+    int waited = p->workspace != NULL ? ser_net_wait(p->workspace) : 0;
+    status = status == 0 ? waited : status;
+    return status == 0 ? collect(p, &under_way) : status;
 }
 
 /* All went well: show the answers. */
@@ -353,11 +372,7 @@ static int run(ser_predictor *p, const ser_audio *const *audios, size_t count, f
     if (status == 0) {
         status = start_results(p, audios, count, pieces, piece_count);
     }
-    for (size_t done = 0; done < piece_count && status == 0;) {
-        size_t size = batch_size(p, pieces + done, piece_count - done);
-        status = run_batch(p, pieces + done, size);
-        done += size;
-    }
+    status = status == 0 ? run_batches(p, pieces, piece_count) : status;
     ser_mem_free(pieces);
     if (status == 0) {
         commit(p, probabilities);

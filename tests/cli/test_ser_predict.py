@@ -282,6 +282,15 @@ class EmulatedGpu(Case):
         arguments = ["--window", "0.8", "--hop", "0.3", LONG]
         self.close(arguments, ("--precision", "f32", "--batch-size", "3"), 1e-5)
 
+    def test_several_batches_in_a_call(self):
+        files = [A, B, A, LONG, B, A, B] * 3
+        self.close(files, ("--precision", "f32", "--batch-size", "2"), 1e-5)
+
+    def test_padding_to_the_batch_and_not_further(self):
+        model = write_model("hf.safetensors", padding="hf")
+        files = ["--model", model, "--batch-size", "2", A, A, A, B, B, A]
+        self.close(files, ("--precision", "f32"), 1e-5)
+
     def test_same_bits_twice(self):
         runs = [self.run_ok("--json", A, B, LONG, env=self.env).out for _ in range(2)]
         self.assertEqual(runs[0], runs[1])
