@@ -258,20 +258,10 @@ static int flush(scorer *s)
     return code;
 }
 
-/*
- * Windows of a long file are computed with windows of their own length only. ser_predict pads no
- * window to the clips beside it, and a model with padding "hf" would see the difference.
- */
+/* Windows of a long file are computed apart from clips: what they give is summed, not written. */
 static bool fits_batch(const scorer *s, const item *it)
 {
-    if (it->audio == NULL || s->batch_count == 0) {
-        return true;
-    }
-    size_t samples = 0;
-    size_t last = 0;
-    ser_audio_samples(it->audio, &samples);
-    ser_audio_samples(s->batch[s->batch_count - 1], &last);
-    return it->kind == s->batch_kind && (it->kind == ITEM_CLIP || samples == last);
+    return it->audio == NULL || s->batch_count == 0 || it->kind == s->batch_kind;
 }
 
 /* Queue an item, which the queue owns; written when a batch is full or nothing is left to

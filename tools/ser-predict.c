@@ -7,8 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
 #include <ser/ser.h>
 
 #include "cli.h"
@@ -136,7 +134,7 @@ typedef struct predict_session {
 } predict_session;
 
 enum {
-    BATCHES_PER_CALL = 4,
+    BATCHES_PER_CALL = 4, /* on a GPU: it computes one while the next is made ready */
     MEMORY_AHEAD =
         64 << 20, /* bytes of decoded audio that wait for their call; as many are in it */
     MOST_DECODERS = 16,
@@ -190,28 +188,20 @@ static int read_command_line(predict_session *s, int argc, char **argv)
                                 : output_check(o->format, o->output, o->attention != 0, &s->files);
 }
 
-/* Models with the padding of transformers pad a batch to its longest clip and take the padding for
- * speech. An answer should not depend on which other files were named, unless one asks for that. */
-static bool clips_matter_to_each_other(const ser_model *model)
-{
-    json_t *config = json_loads(ser_model_config(model), 0, NULL);
-    const char *padding = json_string_value(json_object_get(config, "padding"));
-    bool matter = padding != NULL && strcmp(padding, "hf") == 0;
-    json_decref(config);
-    return matter;
-}
-
-/* A GPU needs more at a time to be busy, and several batches in one call, so that it computes one
- * while the next is made ready. */
-static void choose_batches(predict_session *s)
+/* An answer should not depend on which other files were named, whatever the model asks for. */
+static int make_predictor(predict_session *s)
 {
     predict_options *o = &s->options;
     bool gpu = ser_device_kind(s->device) != SER_DEVICE_CPU;
-    bool alone = clips_matter_to_each_other(s->model);
+    ser_predictor_options options;
+    ser_predictor_options_init(&options, sizeof options);
     if (o->batch_size == 0) {
-        o->batch_size = alone ? 1 : gpu ? 32 : 8;
+        o->batch_size = gpu ? 32 : 8;
     }
-    s->group = (size_t)o->batch_size * (gpu && !alone ? BATCHES_PER_CALL : 1);
+    s->group = (size_t)o->batch_size * (gpu ? BATCHES_PER_CALL : 1);
+    options.max_batch = o->batch_size;
+    options.padding = SER_PADDING_EXACT;
+    return ser_predictor_create(s->model, &options, &s->predictor);
 }
 
 static int open_model(predict_session *s)
@@ -231,11 +221,7 @@ static int open_model(predict_session *s)
                       o->model == NULL ? " (--model or $SER_MODEL names another)" : "");
         return status == SER_ERR_ARGUMENT ? MESSAGE_EXIT_DATA : message_exit_code(status);
     }
-    choose_batches(s);
-    ser_predictor_options options;
-    ser_predictor_options_init(&options, sizeof options);
-    options.max_batch = o->batch_size;
-    status = ser_predictor_create(s->model, &options, &s->predictor);
+    status = make_predictor(s);
     if (status != 0) {
         message_error("%s", ser_error_message());
         return message_exit_code(status);

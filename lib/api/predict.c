@@ -13,7 +13,6 @@ static const double max_stretch = 3600.0;
 
 static const ser_predictor_options defaults = {
     .struct_size = sizeof(ser_predictor_options),
-    .max_batch = 8,
 };
 
 void ser_predictor_options_init(ser_predictor_options *options, size_t size)
@@ -52,10 +51,13 @@ int ser_predictor_create(ser_model *model, const ser_predictor_options *options,
     ser_predictor_options own = defaults;
     int status = ser_options_take(&own, sizeof own, options, "ser_predictor_options");
     if (status == 0) {
-        status = check_count("max_batch", own.max_batch, 1, MAX_BATCH);
+        status = check_count("max_batch", own.max_batch, 0, MAX_BATCH);
     }
     if (status == 0) {
         status = check_count("threads", own.threads, 0, MAX_THREADS);
+    }
+    if (status == 0) {
+        status = check_count("padding", own.padding, SER_PADDING_MODEL, SER_PADDING_HF);
     }
     if (status == 0) {
         status = check_stretch("max_seconds", own.max_seconds);

@@ -105,6 +105,19 @@ static size_t bounded_piece(const ser_arch *arch, size_t longest)
     return longest;
 }
 
+static bool pads_as_hf(const ser_predictor_options *options, const ser_config *config)
+{
+    return options->padding == SER_PADDING_MODEL ? config->pad_as_hf
+                                                 : options->padding == SER_PADDING_HF;
+}
+
+/* A GPU needs more at a time to be busy. */
+static size_t batch_limit(const ser_predictor_options *options, const ser_model *model)
+{
+    const size_t usual = model->device->kind == SER_DEVICE_CPU ? 8 : 32;
+    return options->max_batch > 0 ? (size_t)options->max_batch : usual;
+}
+
 static int set_rules(const ser_predictor_options *options, const ser_model *model,
                      ser_piece_rules *rules)
 {
@@ -121,7 +134,7 @@ static int set_rules(const ser_predictor_options *options, const ser_model *mode
     const size_t most = bounded_piece(&config->arch, to_samples(longest));
     const size_t wanted = to_samples(window);
     *rules = (ser_piece_rules){.front_end = &config->front_end,
-                               .pad_as_hf = config->pad_as_hf,
+                               .pad_as_hf = pads_as_hf(options, config),
                                .max_samples = most,
                                .window = wanted < most ? wanted : most,
                                .min_samples = (size_t)ser_arch_min_samples(&config->arch)};
@@ -160,7 +173,7 @@ int ser_predictor_make(ser_model *model, const ser_predictor_options *options,
     atomic_init(&p->busy, false);
     p->threads =
         options->threads > 0 ? ser_device_threads(options->threads) : model->device->threads;
-    p->max_batch = (size_t)options->max_batch;
+    p->max_batch = batch_limit(options, model);
     p->rules = rules;
     p->labels = model->config.label_count;
     p->hidden = (size_t)model->config.arch.hidden_size;

@@ -55,7 +55,8 @@ AT(ser_predictor_options, max_batch, 8);
 AT(ser_predictor_options, threads, 12);
 AT(ser_predictor_options, max_seconds, 16);
 AT(ser_predictor_options, window, 24);
-SIZE(ser_predictor_options, 32);
+AT(ser_predictor_options, padding, 32);
+SIZE(ser_predictor_options, 40);
 
 AT(ser_prediction, struct_size, 0);
 AT(ser_prediction, start, 8);

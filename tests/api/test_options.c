@@ -215,7 +215,8 @@ START_TEST(defaults_are_the_documented_ones)
     ck_assert_uint_eq(m.max_header_size, 16U << 20);
     ck_assert_int_eq(m.layer_mix, 0);
     ser_predictor_options_init(&p, sizeof p);
-    ck_assert_int_eq(p.max_batch, 8);
+    ck_assert_int_eq(p.max_batch, 0);
+    ck_assert_int_eq(p.padding, SER_PADDING_MODEL);
     ck_assert_int_eq(p.threads, 0);
     ck_assert_double_eq(p.max_seconds, 0.0);
     ck_assert_double_eq(p.window, 0.0);

@@ -158,6 +158,39 @@ START_TEST(hf_padding_does_not_depend_on_max_batch)
 }
 END_TEST
 
+START_TEST(padding_can_be_chosen)
+{
+    ser_audio *clips[CLIPS];
+    float alone[CLIPS * MAX_LABELS];
+    float hf[CLIPS * MAX_LABELS];
+    float got[CLIPS * MAX_LABELS];
+    const ser_audio *const *batch = (const ser_audio *const *)clips;
+    ser_predictor_options options = options_of(0, 0.0, 0.0);
+    make_clips(clips);
+    load("attention_pool_hf.model.safetensors"); /* asks for that of transformers */
+    size_t k = ser_model_label_count(model);
+    create(&options);
+    assert_ok(ser_predict_batch(predictor, batch, CLIPS, hf, CLIPS * k));
+    for (size_t i = 0; i < CLIPS; i++) {
+        assert_ok(ser_predict(predictor, clips[i], alone + i * k, k));
+    }
+    options.padding = SER_PADDING_EXACT;
+    create(&options);
+    assert_ok(ser_predict_batch(predictor, batch, CLIPS, got, CLIPS * k));
+    ck_assert_mem_eq(got, alone, CLIPS * k * sizeof(float));
+    options.padding = SER_PADDING_HF;
+    create(&options);
+    assert_ok(ser_predict_batch(predictor, batch, CLIPS, got, CLIPS * k));
+    ck_assert_mem_eq(got, hf, CLIPS * k * sizeof(float));
+    load("attention_pool.model.safetensors"); /* asks for none */
+    k = ser_model_label_count(model);
+    create(&options);
+    assert_ok(ser_predict_batch(predictor, batch, CLIPS, got, CLIPS * k));
+    ck_assert_uint_eq(details(1).attention_count, details(0).attention_count);
+    free_clips(clips);
+}
+END_TEST
+
 START_TEST(threads_do_not_change_the_answer)
 {
     ser_audio *clip = noise(30000, 5);
@@ -363,6 +396,7 @@ int main(void)
     tcase_add_loop_test(tc, predictions_match_pytorch, 0, CASES);
     tcase_add_loop_test(tc, rows_of_a_batch_are_the_clips_alone_bit_for_bit, 0, 3);
     tcase_add_test(tc, hf_padding_does_not_depend_on_max_batch);
+    tcase_add_test(tc, padding_can_be_chosen);
     tcase_add_test(tc, threads_do_not_change_the_answer);
     tcase_add_test(tc, an_empty_batch_is_no_error);
     tcase_add_test(tc, details_describe_every_clip);

@@ -7,9 +7,13 @@
 START_TEST(options_out_of_range)
 {
     ser_predictor *p = NULL;
-    ser_predictor_options o = options_of(0, 0.0, 0.0);
+    ser_predictor_options o = options_of(-1, 0.0, 0.0);
     assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_ARGUMENT,
-                 "max_batch is 0, not within 1..4096");
+                 "max_batch is -1, not within 0..4096");
+    o = options_of(0, 0.0, 0.0);
+    o.padding = 3;
+    assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_ARGUMENT,
+                 "padding is 3, not within 0..2");
     o = options_of(4097, 0.0, 0.0);
     assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_ARGUMENT, "max_batch is 4097");
     o = options_of(1, -1.0, 0.0);

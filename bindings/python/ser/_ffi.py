@@ -140,9 +140,11 @@ class predictor_options(Structure):
         ("threads", c_int32),
         ("max_seconds", c_double),
         ("window", c_double),
+        ("padding", c_int32),
     ]
 
 
+PADDING_MODEL, PADDING_EXACT, PADDING_HF = range(3)
 PREDICTION_WINDOWED = 1 << 16
 
 

@@ -133,7 +133,13 @@ class Headers(unittest.TestCase):
                 "layer_mix": 0,
                 "reserved": 0,
             },
-            "predictor_options": {"max_batch": 8, "threads": 0, "max_seconds": 0, "window": 0},
+            "predictor_options": {
+                "max_batch": 0,
+                "threads": 0,
+                "max_seconds": 0,
+                "window": 0,
+                "padding": 0,
+            },
             "trainer_options": {
                 "seed": 0,
                 "steps": 1000,
