@@ -37,6 +37,10 @@ size_t emulator_memory_peak(void);
  * same for a whole program. */
 void emulator_shuffle(uint64_t seed);
 
+/* Append to the file that the environment variable SER_EMULATION_LOG names, if there is one. What is
+ * submitted logs itself; this is for what stands in for a library. */
+void emulator_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* Back to the default device, without injected failures; what is allocated stays. */
 void emulator_reset(void);
 

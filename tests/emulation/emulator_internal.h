@@ -125,6 +125,10 @@ cudaError_t emulator_run_graph(const CUgraph_st *graph);
 bool emulator_node_valid(const emulator_node *node, bool captured);
 void emulator_run_node(const emulator_node *node);
 
+/* -- submit.cc */
+/* A line of the log (emulator_log); `how` stands before it. */
+void emulator_log_node(const char *how, const emulator_node *node);
+
 /* -- stream.cc */
 /* Executes the node, or records it if the stream captures. */
 cudaError_t emulator_submit(cudaStream_t stream, const emulator_node *node);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/fail.h"
+#include "emulator.h"
 #include "ops/cuda/launch.cuh"
 #include "ops/cuda/products.h"
 
@@ -74,6 +75,10 @@ int ser_product_run(cuda_queue *queue, const cuda_product *product)
     if (status != 0) {
         return status;
     }
+    emulator_log("product %lld %lld %lld, entries %lld, %s\n", static_cast<long long>(product->m),
+                 static_cast<long long>(product->n), static_cast<long long>(product->k),
+                 static_cast<long long>(product->entries),
+                 product->type == SER_BF16 ? "bf16" : "f32");
     /* What the library leaves in its workspace. */
     const cudaError_t error = cudaMemsetAsync(queue->base.scratch, 0xFF, SCRATCH, queue->stream);
     return error == cudaSuccess ? ser_product_plain(queue, product)

@@ -132,6 +132,7 @@ cudaError_t record(cudaStream_t stream, const emulator_node *node)
                         "allocate, or beyond its end\n");
         return invalidate(c, cudaErrorStreamCaptureUnsupported);
     }
+    emulator_log_node("recorded ", node);
     if (!emulator_append(c->graph, node)) {
         emulator_fatal("no memory");
     }
@@ -203,6 +204,7 @@ cudaError_t emulator_submit(cudaStream_t stream, const emulator_node *node)
     if (!emulator_node_valid(node, false)) {
         return cudaErrorInvalidValue;
     }
+    emulator_log_node("", node);
     emulator_run_node(node);
     return cudaSuccess;
 }
@@ -215,6 +217,11 @@ cudaError_t emulator_submit_graph(cudaStream_t stream, const CUgraph_st *graph)
         return error;
     }
     if (is_legacy(stream) || !stream->in) {
+        size_t count = 0;
+        for (const emulator_node *node = graph->first; node; node = node->next) {
+            count++;
+        }
+        emulator_log("graph of %zu nodes\n", count);
         return emulator_run_graph(graph);
     }
     for (const emulator_node *node = graph->first; !error && node; node = node->next) {

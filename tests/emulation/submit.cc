@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Launches, copies and fills as the API takes them, made into nodes. */
+/* Launches, copies and fills as the API takes them, made into nodes; the log of what is submitted. */
 #include "emulator_internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 namespace
 {
@@ -50,7 +54,62 @@ cudaError_t submit(const char *function, cudaStream_t stream, const emulator_nod
     return emulator_leave(error ? error : emulator_submit(stream, node));
 }
 
+/* Processes that name the same file all append to it. */
+FILE *open_log()
+{
+    const char *path = getenv("SER_EMULATION_LOG");
+    FILE *file = path && *path ? fopen(path, "a") : nullptr;
+
+    if (path && *path && !file) {
+        emulator_fatal("SER_EMULATION_LOG: nothing can be appended to %s", path);
+    }
+    return file;
+}
+
+const char *direction_name(cudaMemcpyKind kind)
+{
+    switch (kind) {
+    case cudaMemcpyHostToDevice: return "host to device";
+    case cudaMemcpyDeviceToHost: return "device to host";
+    case cudaMemcpyDeviceToDevice: return "device to device";
+    default: return "any direction";
+    }
+}
+
 } // namespace
+
+/* -- The log */
+
+void emulator_log(const char *format, ...)
+{
+    static FILE *const file = open_log();
+    va_list arguments;
+
+    if (file) {
+        va_start(arguments, format);
+        vfprintf(file, format, arguments);
+        va_end(arguments);
+        fflush(file);
+    }
+}
+
+void emulator_log_node(const char *how, const emulator_node *node)
+{
+    const emulator_kernel *k = &node->kernel;
+
+    if (node->kind == emulator_node::launch) {
+        emulator_log("%slaunch %s, grid %u %u %u, block %u %u %u, shared %zu\n", how,
+                     emulator_kernel_name(k->function), k->grid.x, k->grid.y, k->grid.z, k->block.x,
+                     k->block.y, k->block.z, k->shared);
+    } else if (node->kind == emulator_node::copy) {
+        emulator_log("%scopy %zu bytes, %s\n", how, node->width * node->height,
+                     direction_name(node->direction));
+    } else {
+        emulator_log("%sfill %zu bytes\n", how, node->width * node->height);
+    }
+}
+
+/* -- The API */
 
 cudaError_t emulator_launch(const cudaLaunchConfig_t *config, const void *function,
                             void (*run)(const void *), const void *arguments, size_t size)

@@ -4,6 +4,9 @@
 #include "test_emulation.h"
 
 #include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
 namespace
 {
@@ -160,6 +163,56 @@ START_TEST(test_graph)
 }
 END_TEST
 
+/* Everything submitted has its line, where it is recorded as well; a graph has one more. */
+START_TEST(test_log)
+{
+    char path[] = "/tmp/ser-emulation-log-XXXXXX";
+    char line[1024];
+    const struct {
+        const char *start, *part;
+    } expected[] = {
+        {"launch kernel", ", grid 2 3 1, block 32 1 1, shared 48\n"},
+        {"fill 12 bytes\n", ""},
+        {"copy 8 bytes, device to host\n", ""},
+        {"a product\n", ""},
+        {"recorded launch kernel", ", grid 1 1 1, block 4 1 1, shared 0\n"},
+        {"graph of 1 nodes\n", ""},
+    };
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    buffer<float> x(4);
+
+    const int file = mkstemp(path);
+    ck_assert_int_ge(file, 0);
+    ck_assert_int_eq(setenv("SER_EMULATION_LOG", path, 1), 0);
+    ck_assert_int_eq(launch(plain_kernel, dim3(2, 3), 32, 48, nullptr), cudaSuccess);
+    cudaMemset(x.device, 0, 12);
+    cudaMemcpy(x.host, x.device, 8, cudaMemcpyDeviceToHost);
+    emulator_log("%s\n", "a product");
+    ck_assert_int_eq(launch(plain_kernel, dim3(0), 32, 0, nullptr), cudaErrorInvalidConfiguration);
+    cudaStreamCreate(&stream);
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    ck_assert_int_eq(launch(add_kernel, 1, 4, 0, stream, x.device, 1.0f), cudaSuccess);
+    ck_assert_int_eq(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    ck_assert_int_eq(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+    ck_assert_int_eq(cudaGraphLaunch(exec, stream), cudaSuccess);
+    FILE *log = fdopen(file, "r");
+    ck_assert_ptr_nonnull(log);
+    for (const auto &e : expected) {
+        ck_assert_ptr_nonnull(fgets(line, sizeof line, log));
+        ck_assert_msg(strncmp(line, e.start, strlen(e.start)) == 0, "%s", line);
+        ck_assert_msg(strstr(line, e.part) != nullptr, "%s", line);
+    }
+    ck_assert_ptr_null(fgets(line, sizeof line, log));
+    fclose(log);
+    unlink(path);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+}
+END_TEST
+
 enum forbidden { ALLOCATE, FREE, WAIT, PAGEABLE, LEGACY, FORBIDDEN_COUNT };
 
 cudaError_t do_forbidden(int what, buffer<float> *x, cudaStream_t stream)
@@ -276,7 +329,7 @@ int main()
 {
     const TTest *const plain[] = {test_launch_limits,   test_devices, test_memory,
                                   test_injected_errors, test_graph,   test_fork_and_join,
-                                  test_host_threads,    nullptr};
+                                  test_host_threads,    test_log,     nullptr};
     const TTest *const aborting[] = {nullptr};
     return run_suite("emulated runtime", plain, aborting, test_capture_forbids, FORBIDDEN_COUNT);
 }
