@@ -161,7 +161,6 @@ START_TEST(test_kernels_without_overlap)
 }
 END_TEST
 
-/* From one pack per lane to rows that no warp has room for, even and odd. */
 /* Should the product library not take entries whose rows interleave, they go one by one. */
 START_TEST(test_entries_apart)
 {
@@ -173,6 +172,54 @@ START_TEST(test_entries_apart)
 }
 END_TEST
 
+/* Where cuDNN can do the work it does; what it cannot is done as ever. */
+START_TEST(test_fused)
+{
+    setenv("SER_CUDNN", "1", 1);
+    check_geometry((geometry){3, 2, 0, 16, 16, 7, 3});
+    check_geometry((geometry){3, 2, 1, 8, 24, 7, 3});
+    check_geometry((geometry){2, 2, 0, 24, 8, 5, 3});
+    check_geometry((geometry){5, 1, 2, 8, 8, 4, 1});
+    check_geometry((geometry){1, 1, 0, 16, 40, 9, 3});
+    check_geometry((geometry){3, 2, 0, 12, 16, 7, 3});
+    check_geometry((geometry){3, 2, 0, 16, 12, 7, 3});
+    unsetenv("SER_CUDNN");
+}
+END_TEST
+
+/* Whether it makes a difference to y that cuDNN may be used: sums are rounded to bf16 before the
+ * GELU if that is a pass of its own. */
+static bool is_fused(const geometry *g, const variant *v)
+{
+    const twin_args t = args_of(g, v);
+    const size_t bytes = (size_t)(t.y.gpu.rows * g->out) * (v->type == SER_BF16 ? 2 : 4);
+    setenv("SER_CUDNN", "1", 1);
+    RUN_GPU(ser_conv_fwd, &t.gpu);
+    const void *first = gpu_bytes(&t.gpu.y);
+    unsetenv("SER_CUDNN");
+    RUN_GPU(ser_conv_fwd, &t.gpu);
+    const bool differs = memcmp(gpu_bytes(&t.gpu.y), first, bytes) != 0;
+    twins_free();
+    return differs;
+}
+
+START_TEST(test_what_is_fused)
+{
+    const geometry good = {3, 2, 1, 16, 40, 7, 3};
+    const geometry odd = {3, 2, 1, 16, 44, 7, 3};
+    if (gpu.ops != &ser_cuda_ops) {
+        return; /* the module's cuDNN may be missing, or unable */
+    }
+    ck_assert(is_fused(&good, &(variant){SER_BF16, SER_CONV_NORM_NONE, false, false}));
+    ck_assert(!is_fused(&odd, &(variant){SER_BF16, SER_CONV_NORM_NONE, false, false}));
+    ck_assert(!is_fused(&good, &(variant){SER_F32, SER_CONV_NORM_NONE, false, false}));
+    ck_assert(!is_fused(&good, &(variant){SER_BF16, SER_CONV_NORM_LAYER, false, false}));
+    ck_assert(!is_fused(&good, &(variant){SER_BF16, SER_CONV_NORM_NONE, true, false}));
+    ck_assert(!is_fused(&good, &(variant){SER_BF16, SER_CONV_NORM_NONE, false, true}));
+}
+END_TEST
+
+/* From one pack per lane to rows that no warp has room for, even and odd. */
 START_TEST(test_many_channels)
 {
     const int64_t channels[] = {256, 264, 515, 776, 1024, 1025, 2056};
@@ -278,6 +325,6 @@ START_TEST(test_zero_padding)
 END_TEST
 
 CUDA_SUITE("conv", test_wav2vec2_kernels, test_padded_kernels, test_nothing_is_written_behind,
-           test_kernels_without_overlap, test_entries_apart, test_many_channels,
-           test_clip_without_frames, test_same_bits_twice, test_norm_of_nearly_equal_values,
-           test_zero_padding)
+           test_kernels_without_overlap, test_entries_apart, test_fused, test_what_is_fused,
+           test_many_channels, test_clip_without_frames, test_same_bits_twice,
+           test_norm_of_nearly_equal_values, test_zero_padding)

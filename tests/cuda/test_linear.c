@@ -103,6 +103,55 @@ START_TEST(test_same_bits_twice)
 }
 END_TEST
 
+/* --- Fused with the activation --- */
+
+/* Where cuDNN can do the work it does; what it cannot is done as ever. */
+START_TEST(test_fused)
+{
+    setenv("SER_CUDNN", "1", 1);
+    for (int i = 0; i < 2; i++) {
+        check_size((size){20, 19, 1, 64, 40, SER_ACT_GELU, true}, types[i]);
+        check_size((size){5, 5, 5, 768, 8, SER_ACT_GELU, false}, types[i]);
+        check_size((size){1, 1, 1, 8, 24, SER_ACT_GELU, true}, types[i]);
+        check_size((size){7, 3, 7, 12, 24, SER_ACT_GELU, true}, types[i]);
+        check_size((size){7, 3, 7, 24, 12, SER_ACT_GELU, true}, types[i]);
+        check_size((size){6, 6, 5, 16, 24, SER_ACT_NONE, true}, types[i]);
+        check_size((size){6, 6, 5, 16, 24, SER_ACT_RELU, true}, types[i]);
+        check_size((size){6, 6, 5, 16, 24, SER_ACT_TANH, true}, types[i]);
+    }
+    unsetenv("SER_CUDNN");
+}
+END_TEST
+
+/* Whether it makes a difference to y that cuDNN may be used: sums are rounded to bf16 before the
+ * activation if it is a pass of its own. */
+static bool is_fused(size s, int32_t type)
+{
+    const twin_args t = args_of(&s, type);
+    const size_t bytes = (size_t)(s.padded * s.n) * (type == SER_BF16 ? 2 : 4); /* of one clip */
+    setenv("SER_CUDNN", "1", 1);
+    RUN_GPU(ser_linear_fwd, &t.gpu);
+    const void *first = gpu_bytes(&t.gpu.y);
+    unsetenv("SER_CUDNN");
+    RUN_GPU(ser_linear_fwd, &t.gpu);
+    const bool differs = memcmp(gpu_bytes(&t.gpu.y), first, bytes) != 0;
+    twins_free();
+    return differs;
+}
+
+START_TEST(test_what_is_fused)
+{
+    if (gpu.ops != &ser_cuda_ops) {
+        return; /* the module's cuDNN may be missing, or unable */
+    }
+    ck_assert(is_fused((size){20, 20, 1, 64, 40, SER_ACT_GELU, true}, SER_BF16));
+    ck_assert(is_fused((size){20, 20, 1, 64, 40, SER_ACT_GELU, false}, SER_BF16));
+    ck_assert(!is_fused((size){20, 20, 1, 64, 40, SER_ACT_GELU, true}, SER_F32));
+    ck_assert(!is_fused((size){20, 20, 1, 64, 40, SER_ACT_RELU, true}, SER_BF16));
+    ck_assert(!is_fused((size){20, 20, 1, 64, 44, SER_ACT_GELU, true}, SER_BF16));
+}
+END_TEST
+
 static double activation_of(double x, int32_t activation)
 {
     switch (activation) {
@@ -163,7 +212,7 @@ START_TEST(test_nan_survives_every_activation)
 END_TEST
 
 /* A recording computes from what x holds at replay. */
-START_TEST(test_recorded)
+static void check_recorded(void)
 {
     for (int i = 0; i < 2; i++) {
         ser_graph *graph;
@@ -184,6 +233,14 @@ START_TEST(test_recorded)
         twin_check("y", &t.y, &t.rows, tolerance_of(types[i]), false);
         twins_free();
     }
+}
+
+START_TEST(test_recorded)
+{
+    check_recorded();
+    setenv("SER_CUDNN", "1", 1);
+    check_recorded();
+    unsetenv("SER_CUDNN");
 }
 END_TEST
 
@@ -402,7 +459,7 @@ START_TEST(test_column_sums)
 }
 END_TEST
 
-CUDA_SUITE("linear", test_agrees_with_cpu, test_many_elements, test_same_bits_twice,
-           test_extreme_values, test_nan_survives_every_activation, test_recorded,
-           test_gradients_agree_with_cpu, test_absent_gradients_are_not_made,
+CUDA_SUITE("linear", test_agrees_with_cpu, test_many_elements, test_same_bits_twice, test_fused,
+           test_what_is_fused, test_extreme_values, test_nan_survives_every_activation,
+           test_recorded, test_gradients_agree_with_cpu, test_absent_gradients_are_not_made,
            test_recorded_gradients, test_dx_is_the_forwards_derivative, test_column_sums)

@@ -3,7 +3,8 @@
  * Which algorithm of the matrix product library was the fastest for a shape. The choices are kept
  * in memory and in a file, so that a shape is measured once per device and library, and sums are
  * made in the same order in every later run. (Where two first runs measure at once, the file keeps
- * the choice of the one that wrote last.) Knows nothing of CUDA: an algorithm is 64 bytes.
+ * the choice of the one that wrote last.) Knows nothing of CUDA: an algorithm is 64 bytes. What
+ * convolution_choice.c has measured is kept here, too, under keys with a flag of their own.
  */
 #ifndef SER_OPS_CUDA_ALGORITHMS_H
 #define SER_OPS_CUDA_ALGORITHMS_H
@@ -12,6 +13,9 @@
 #include <stdint.h>
 
 enum { SER_ALGORITHMS_MAX = 16384, SER_ALGORITHMS_IDENTITY = 192 };
+
+/* Among the flags of a key: it is none of a product. */
+#define SER_ALGORITHMS_CONVOLUTION (UINT32_C(1) << 31)
 
 typedef struct ser_algorithms ser_algorithms;
 

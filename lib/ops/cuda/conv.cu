@@ -15,12 +15,27 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* The call as one that can be fused; false: it computes something else. */
+static bool fuse(const ser_conv_args *args, cuda_convolution *fused)
+{
+    *fused = {};
+    fused->x = args->x;
+    fused->kernel = args->kernel;
+    fused->stride = args->stride;
+    fused->padding = args->padding;
+    fused->w = args->w;
+    fused->y = args->y;
+    fused->ends = &args->rows_out;
+    return args->x.type == SER_BF16 && args->y.type == SER_BF16 &&
+           args->norm == SER_CONV_NORM_NONE && args->bias.rows == 0 && args->z.rows == 0;
+}
+
 size_t ser_cuda_conv_scratch(const ser_queue *queue, const ser_conv_args *args)
 {
+    cuda_convolution fused;
     const size_t backward = args->dy.rows > 0 ? ser_cuda_conv_bwd_scratch(queue, args) : 0;
-    const size_t forward =
-        larger(ser_products_scratch(queue), ser_convolutions_scratch(queue, args));
-    return larger(forward, backward);
+    const size_t forward = fuse(args, &fused) ? ser_convolutions_scratch(queue, &fused) : 0;
+    return larger(ser_products_scratch(queue), larger(forward, backward));
 }
 
 /* One entry after the other: no two matrices of a call interleave. */
@@ -99,18 +114,10 @@ static int convolve(cuda_queue *queue, const ser_conv_args *args, const ser_tens
     return ser_cuda_overlapping_product(queue, product);
 }
 
-int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
+static int product_and_tail(cuda_queue *queue, const void *data)
 {
-    cuda_queue *q = cuda_queue_of(queue);
+    const ser_conv_args *args = static_cast<const ser_conv_args *>(data);
     const ser_tensor &z = args->z.data != nullptr ? args->z : args->y;
-    int status = ser_cuda_enter(queue->context);
-    if (status != 0) {
-        return status;
-    }
-    if (ser_convolution_ready(q, args)) {
-        status = ser_convolution_run(q, args);
-        return status == 0 ? ser_cuda_zero_padding(queue, &args->y, &args->rows_out) : status;
-    }
     const cuda_conv_tail tail = {
         .z = &z,
         .rows = args->rows_out,
@@ -121,6 +128,21 @@ int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
         .saved = &args->z,
         .y = &args->y,
     };
-    status = convolve(q, args, z);
-    return status == 0 ? ser_cuda_conv_tail(queue, &tail) : status;
+    const int status = convolve(queue, args, z);
+    return status == 0 ? ser_cuda_conv_tail(&queue->base, &tail) : status;
+}
+
+int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
+{
+    cuda_queue *q = cuda_queue_of(queue);
+    const cuda_way other = {product_and_tail, args};
+    cuda_convolution fused;
+    const int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    if (fuse(args, &fused) && ser_convolution_ready(q, &fused, &other)) {
+        return ser_convolution_run(q, &fused);
+    }
+    return product_and_tail(q, args);
 }

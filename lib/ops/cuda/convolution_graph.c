@@ -35,13 +35,20 @@ const char *ser_cudnn_load(cudnn_library *library)
 enum { ROWS_STEP = 128 }; /* of a tile: no engine seen works on less at a time */
 
 /*
- * Multiply-adds of a call from which on it pays: a second or more for compiling the engine against
- * what is saved, a pass over y for the GELU. Eight clips of 5 s in layer 1 of wav2vec 2.0: 8000
- * rows each, 3 * 512 products in each of 512 channels. A part has half of that, 32000 rows: large
- * enough to fill a card several times over.
+ * Multiply-adds of a call from which on an engine is compiled, one to five seconds in every process
+ * (cuDNN 9.19 on one core): large batches only, so that a few clips, ser-predict's eight as well,
+ * are answered at once. Sixteen clips of 5 s in layer 1 of wav2vec 2.0: 8000 rows each, 3 * 512
+ * products in each of 512 channels. A part is four of them, 32000 rows: large enough to fill a card
+ * several times over.
  */
-static const int64_t LEAST_WORK = (int64_t)8 * 8000 * 3 * 512 * 512;
+static const int64_t LEAST_WORK = (int64_t)16 * 8000 * 3 * 512 * 512;
 static const int64_t PART_WORK = (int64_t)4 * 8000 * 3 * 512 * 512;
+
+/* Of a linear layer, which comes once per block of a network with the same engine: 32 clips of 5 s,
+ * 250 rows each, in a feed-forward layer of wav2vec 2.0. 4096 rows fill a card nearly as often as a
+ * part above, and whole numbers of them come close to the rows of 32 and 64 such clips. */
+static const int64_t LEAST_LINEAR_WORK = (int64_t)32 * 250 * 768 * 3072;
+static const int64_t LINEAR_PART_WORK = (int64_t)4096 * 768 * 3072;
 
 /* Of x or y in a part, so that byte offsets stay below 2^31. */
 static const int64_t MOST_ELEMENTS = (int64_t)1 << 29;
@@ -51,32 +58,28 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static bool computes(const ser_conv_args *args)
+int64_t ser_cudnn_parts(const cudnn_part *part, int64_t rows)
 {
-    return args->x.type == SER_BF16 && args->y.type == SER_BF16 &&
-           args->norm == SER_CONV_NORM_NONE && args->bias.rows == 0 && args->z.rows == 0 &&
-           args->x.cols % 8 == 0 && args->y.cols % 8 == 0 &&
-           args->rows_out.batch * args->rows_out.padded > 0;
+    return (rows + part->rows - 1) / part->rows;
 }
 
-bool ser_cudnn_cut(const ser_conv_args *args, bool always, cudnn_part *part)
+bool ser_cudnn_cut(const cudnn_part *call, bool always, cudnn_part *part)
 {
-    if (!computes(args)) {
+    if (call->in % 8 != 0 || call->out % 8 != 0 || call->rows <= 0) {
         return false;
     }
-    const int64_t total = args->rows_out.batch * args->rows_out.padded;
-    const int64_t work = args->kernel * args->x.cols * args->y.cols; /* per row */
-    int64_t rows = smaller(PART_WORK / work, MOST_ELEMENTS / (args->stride * args->x.cols));
-    rows = smaller(rows, MOST_ELEMENTS / args->y.cols) / ROWS_STEP * ROWS_STEP;
-    rows = smaller(rows > 0 ? rows : ROWS_STEP, total);
-    *part = (cudnn_part){.in = args->x.cols,
-                         .out = args->y.cols,
-                         .kernel = args->kernel,
-                         .stride = args->stride,
-                         .rows = rows};
-    /* What is made twice, because the last part begins early, must not cost more than the pass. */
-    const int64_t made = (total + rows - 1) / rows * rows;
-    return always || (total * work >= LEAST_WORK && (made - total) * 4 <= total);
+    const bool linear = call->kernel == 1;
+    const int64_t work = call->kernel * call->in * call->out; /* per row */
+    const int64_t least = linear ? LEAST_LINEAR_WORK : LEAST_WORK;
+    int64_t rows = (linear ? LINEAR_PART_WORK : PART_WORK) / work;
+    rows = smaller(rows, MOST_ELEMENTS / (call->stride * call->in));
+    rows = smaller(rows, MOST_ELEMENTS / call->out) / ROWS_STEP * ROWS_STEP;
+    *part = *call;
+    part->rows = smaller(rows > 0 ? rows : ROWS_STEP, call->rows);
+    /* What is made twice, because the last part begins early, must not be more than a fused pass
+     * can save. */
+    const int64_t twice = ser_cudnn_parts(part, call->rows) * part->rows - call->rows;
+    return always || (call->rows * work >= least && twice * 4 <= call->rows);
 }
 
 /* --- Descriptors --- */
@@ -123,7 +126,7 @@ static cudnnBackendDescriptor_t add(cudnn_graph *graph, cudnnBackendDescriptorTy
 static cudnnBackendDescriptor_t add_tensor(cudnn_graph *graph, int64_t id, const int64_t size[3])
 {
     const int64_t alignment = 16;
-    const bool between = id == CUDNN_Z;
+    const bool between = id == CUDNN_Z || id == CUDNN_S;
     const cudnnDataType_t type = between ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16;
     const int64_t dimensions[4] = {size[0], size[1], 1, size[2]};
     const int64_t strides[4] = {size[1] * size[2], 1, size[1] * size[2], size[1]};
@@ -179,36 +182,48 @@ static cudnnBackendDescriptor_t add_convolution(cudnn_graph *graph, const cudnn_
     return add(graph, CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR, operation);
 }
 
-/* y = z / 2 (1 + erf(z / sqrt(2))); GELU_APPROX_TANH would be the other one */
-static cudnnBackendDescriptor_t add_gelu(cudnn_graph *graph, cudnnBackendDescriptor_t z,
-                                         cudnnBackendDescriptor_t y)
+/* to = mode(from), or mode(from, other) with one value of `other` per channel; in f32 */
+static cudnnBackendDescriptor_t add_pointwise(cudnn_graph *graph, cudnnPointwiseMode_t mode,
+                                              cudnnBackendDescriptor_t from,
+                                              cudnnBackendDescriptor_t other,
+                                              cudnnBackendDescriptor_t to)
 {
-    const cudnnPointwiseMode_t mode = CUDNN_POINTWISE_GELU_FWD;
     const cudnnDataType_t type = CUDNN_DATA_FLOAT;
     const cudnn_attribute pointwise[] = {
         {CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode},
         {CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &type},
         {.count = 0},
     };
-    const cudnnBackendDescriptor_t gelu = add(graph, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, pointwise);
+    const cudnnBackendDescriptor_t p = add(graph, CUDNN_BACKEND_POINTWISE_DESCRIPTOR, pointwise);
     const cudnn_attribute operation[] = {
-        {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &gelu},
-        {CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &z},
-        {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &y},
+        {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &p},
+        {CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &from},
+        {CUDNN_ATTR_OPERATION_POINTWISE_YDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &to},
+        {CUDNN_ATTR_OPERATION_POINTWISE_BDESC, CUDNN_TYPE_BACKEND_DESCRIPTOR, other != NULL ? 1 : 0,
+         &other},
         {.count = 0},
     };
     return add(graph, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR, operation);
 }
 
+/* y = s / 2 (1 + erf(s / sqrt(2))); CUDNN_POINTWISE_GELU_APPROX_TANH_FWD would be the other one */
 cudnnStatus_t ser_cudnn_graph_build(cudnn_graph *graph, const cudnn_part *part)
 {
     const int64_t size[3] = {1, part->out, part->rows};
+    const int64_t bias_size[3] = {1, part->out, 1};
     const cudnnBackendDescriptor_t z = add_tensor(graph, CUDNN_Z, size);
     const cudnnBackendDescriptor_t y = add_tensor(graph, CUDNN_Y, size);
-    const cudnnBackendDescriptor_t operations[2] = {add_convolution(graph, part, z),
-                                                    add_gelu(graph, z, y)};
+    cudnnBackendDescriptor_t s = z;
+    cudnnBackendDescriptor_t operations[3] = {add_convolution(graph, part, z)};
+    int64_t count = 1;
+    if (part->bias != 0) {
+        const cudnnBackendDescriptor_t bias = add_tensor(graph, CUDNN_BIAS, bias_size);
+        s = add_tensor(graph, CUDNN_S, size);
+        operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_ADD, z, bias, s);
+    }
+    operations[count++] = add_pointwise(graph, CUDNN_POINTWISE_GELU_FWD, s, NULL, y);
     const cudnn_attribute list[] = {
-        {CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 2, operations},
+        {CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count, operations},
         {CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, graph->handle != NULL ? 1 : 0,
          &graph->handle},
         {.count = 0},
@@ -299,14 +314,26 @@ static bool describe(const cudnn_library *library, cudnn_config *config)
            (config->numerical & bit(CUDNN_NUMERICAL_NOTE_TENSOR_CORE)) != 0;
 }
 
-/* Ask the heuristics; the results stand in their order. */
+static bool is_known(const cudnn_config *config, const cudnn_config *configs, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (configs[i].engine == config->engine && configs[i].shared == config->shared) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Ask the heuristics. What they add to the `kept` configs that are there stands behind them, in
+ * their order; returns how many there are then. */
 static int32_t ask(const cudnn_graph *graph, cudnnBackendHeurMode_t mode,
-                   cudnn_config configs[CUDNN_CONFIGS])
+                   cudnn_config configs[CUDNN_CONFIGS], int32_t kept)
 {
     const cudnn_library *library = graph->library;
     cudnnBackendDescriptor_t results[CUDNN_CONFIGS] = {NULL};
     cudnnBackendDescriptor_t heuristics = NULL;
     int64_t count = 0;
+    const int32_t before = kept;
     const cudnn_attribute list[] = {
         {CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
          &graph->operations},
@@ -326,10 +353,11 @@ static int32_t ask(const cudnn_graph *graph, cudnnBackendHeurMode_t mode,
                                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, CUDNN_CONFIGS,
                                                    &count, results);
     }
-    int32_t kept = 0;
     for (int32_t i = 0; i < CUDNN_CONFIGS; i++) {
-        configs[kept] = (cudnn_config){.descriptor = results[i]};
-        if (status == CUDNN_STATUS_SUCCESS && i < count && describe(library, &configs[kept])) {
+        cudnn_config config = {.descriptor = results[i]};
+        if (status == CUDNN_STATUS_SUCCESS && i < count && kept < CUDNN_CONFIGS &&
+            describe(library, &config) && !is_known(&config, configs, before)) {
+            configs[kept] = config;
             kept++;
         } else if (results[i] != NULL) {
             library->cudnnBackendDestroyDescriptor(results[i]);
@@ -342,11 +370,13 @@ static int32_t ask(const cudnn_graph *graph, cudnnBackendHeurMode_t mode,
 }
 
 /*
- * The heuristics' order decides, not a measurement: two engines that are nearly as fast would take
- * turns from run to run, and with them the last bits of every result. One correction, which is as
- * constant: on Hopper the heuristics (9.19) rank the configs of this graph alike for every shape,
- * and those first that fit an Ampere, which cannot use what Hopper has new for products.
- * So what needs more shared memory than Ampere has goes first.
+ * The heuristics' order says which configs are measured, and where a measured choice cannot be kept
+ * which one is taken: two engines that are nearly as fast would take turns from run to run, and
+ * with them the last bits of every result. One correction, which is as constant: on Hopper the
+ * heuristics (9.19) rank the configs of this graph alike for every shape, and those first that fit
+ * an Ampere, which cannot use what Hopper has new for products; with a bias they name only these,
+ * and the one that is Hopper's own is left to those that they fall back to. So these are asked for
+ * as well, and what needs more shared memory than Ampere has goes first.
  */
 static void prefer_new(cudnn_config configs[CUDNN_CONFIGS], int32_t count)
 {
@@ -365,10 +395,11 @@ static void prefer_new(cudnn_config configs[CUDNN_CONFIGS], int32_t count)
 
 int32_t ser_cudnn_configs(const cudnn_graph *graph, cudnn_config configs[CUDNN_CONFIGS])
 {
-    int32_t count = ask(graph, CUDNN_HEUR_MODE_A, configs);
+    int32_t count = ask(graph, CUDNN_HEUR_MODE_A, configs, 0);
     if (count == 0) {
-        count = ask(graph, CUDNN_HEUR_MODE_B, configs);
+        count = ask(graph, CUDNN_HEUR_MODE_B, configs, 0);
     }
+    count = ask(graph, CUDNN_HEUR_MODE_FALLBACK, configs, count);
     prefer_new(configs, count);
     return count;
 }

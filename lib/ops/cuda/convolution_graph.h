@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * y = GELU(conv(x)) as an operation graph of cuDNN, and the engines that can run it. Needs no
- * device and no context: convolutions.c runs the graph on a card, tests/cuda/engines asks which
+ * y = GELU(conv(x) + bias) as an operation graph of cuDNN, and the engines that can run it. Needs
+ * no device and no context: convolutions.c runs the graph on a card, tests/cuda/engines asks which
  * engines it has on cards that are not there.
  */
 #ifndef SER_OPS_CUDA_CONVOLUTION_GRAPH_H
 #define SER_OPS_CUDA_CONVOLUTION_GRAPH_H
 
 #include <cudnn_graph.h>
-
-#include "ops/ops.h"
+#include <stdbool.h>
 
 /* What is used of cuDNN. */
 #define CUDNN_FUNCTIONS(F)                                                                         \
@@ -41,23 +40,27 @@ typedef struct cudnn_library {
 const char *ser_cudnn_load(cudnn_library *library);
 
 /*
- * A part of a call. Clips lie one below the other and padded_in == padded_out * stride, so all rows
- * of y are one convolution without padding; and since no row of y depends on another, they can be
- * made `rows` at a time, the last part beginning early enough to be whole. So a card compiles one
- * engine for all batches and lengths, even for all layers with the same channels, and no part
- * comes near 2^31 elements. (The engines that cuDNN offers for one long image and for an image per
- * clip are the same.)
+ * A call, or a part of one. Clips lie one below the other and padded_in == padded_out * stride, so
+ * all rows of y are one convolution without padding; a linear layer is one with kernel 1 and stride
+ * 1. And since no row of y depends on another, they can be made some at a time, the last part
+ * beginning early enough to be whole. So a card compiles one engine for all batches and lengths,
+ * even for all layers with the same channels, and no part comes near 2^31 elements. (The engines
+ * that cuDNN offers for one long image and for an image per clip are the same.)
  */
 typedef struct cudnn_part {
     int64_t in, out; /* channels */
     int64_t kernel, stride;
     int64_t rows; /* of y */
+    int64_t bias; /* 1: there is one, 0: none. No gaps: parts are compared as bytes */
 } cudnn_part;
 
-/* The part that a call is made of. False if the graph does not compute what is asked for (bf16, no
- * norm, no bias, nothing saved, channels in eights), or if it does not pay; `always`: that is not
- * asked. Looks at shapes only, which is what decides the bits of the result. */
-bool ser_cudnn_cut(const ser_conv_args *args, bool always, cudnn_part *part);
+/* The part that a call is made of. False if there is none (channels are not in eights), or if it is
+ * not worth an engine that must be compiled; `always`: that is not asked. Looks at shapes only,
+ * which is what decides the bits of the result. */
+bool ser_cudnn_cut(const cudnn_part *call, bool always, cudnn_part *part);
+
+/* How many parts `rows` rows take. */
+int64_t ser_cudnn_parts(const cudnn_part *part, int64_t rows);
 
 typedef struct cudnn_attribute {
     cudnnBackendAttributeName_t name;
@@ -83,8 +86,9 @@ typedef struct cudnn_graph {
 } cudnn_graph;
 
 /* The identifiers of the graph's tensors: x [(rows - 1) * stride + kernel, in], w
- * [out, kernel * in] tap-major, y [rows, out]; z is between the operations and never in memory. */
-enum { CUDNN_X = 1, CUDNN_W, CUDNN_Z, CUDNN_Y };
+ * [out, kernel * in] tap-major, y [rows, out], bias [1, out]. z = conv(x, w) and s = z + bias are
+ * between the operations and never in memory. */
+enum { CUDNN_X = 1, CUDNN_W, CUDNN_Z, CUDNN_Y, CUDNN_BIAS, CUDNN_S };
 
 /* Fill `graph`, which holds library and handle or properties and is zero otherwise. What has been
  * made is to be freed even if this fails. */

@@ -2,6 +2,7 @@
 /* y = act(x W^T + b), all rows of the batch as one matrix, and its gradients. */
 #include <ser/common.h>
 
+#include "ops/cuda/convolutions.h"
 #include "ops/cuda/packs.cuh"
 #include "ops/cuda/products.h"
 
@@ -42,20 +43,37 @@ template <typename T> int run_activation(ser_queue *queue, const ser_tensor &y, 
 
 } // namespace
 
-/* Behind what the products need: the partial sums of dbias. */
+/* The call as one that can be fused, with kernel 1; false: it computes something else. */
+static bool fuse(const ser_linear_args *args, cuda_convolution *fused)
+{
+    *fused = {};
+    fused->x = args->x;
+    fused->kernel = 1;
+    fused->stride = 1;
+    fused->w = args->w;
+    fused->bias = args->bias_bf16;
+    fused->y = args->y;
+    return args->x.type == SER_BF16 && args->y.type == SER_BF16 &&
+           args->activation == SER_ACT_GELU;
+}
+
+/* Behind what forward and the products need: the partial sums of dbias. */
 size_t ser_cuda_linear_scratch(const ser_queue *queue, const ser_linear_args *args)
 {
+    cuda_convolution fused;
     size_t size = ser_products_scratch(queue);
+    const size_t forward = fuse(args, &fused) ? ser_convolutions_scratch(queue, &fused) : 0;
     if (args->dbias.rows > 0) {
         (void)cuda_carve(&size, ser_cuda_column_sums_scratch(queue, &args->dy));
     }
-    return size;
+    return size > forward ? size : forward;
 }
 
 /* The library's GELU is the tanh approximation, and nothing says that its ReLU keeps NaN, by which
  * a prediction that went wrong is recognised: both are passes of their own. */
-int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
+static int product_and_pass(cuda_queue *queue, const void *data)
 {
+    const ser_linear_args *args = static_cast<const ser_linear_args *>(data);
     const ser_tensor &bias = args->y.type == SER_BF16 ? args->bias_bf16 : args->bias;
     cuda_product product = {};
     product.m = args->y.rows;
@@ -71,13 +89,28 @@ int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
     product.type = args->x.type;
     product.d_type = args->y.type;
     product.bias = bias.data;
-    int status = ser_cuda_enter(queue->context);
-    status = status == 0 ? ser_product_run(cuda_queue_of(queue), &product) : status;
+    const int status = ser_product_run(queue, &product);
     if (status != 0) {
         return status;
     }
-    return args->y.type == SER_BF16 ? run_activation<bf16>(queue, args->y, args->activation)
-                                    : run_activation<float>(queue, args->y, args->activation);
+    return args->y.type == SER_BF16
+               ? run_activation<bf16>(&queue->base, args->y, args->activation)
+               : run_activation<float>(&queue->base, args->y, args->activation);
+}
+
+int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
+{
+    cuda_queue *q = cuda_queue_of(queue);
+    const cuda_way other = {product_and_pass, args};
+    cuda_convolution fused;
+    const int status = ser_cuda_enter(queue->context);
+    if (status != 0) {
+        return status;
+    }
+    if (fuse(args, &fused) && ser_convolution_ready(q, &fused, &other)) {
+        return ser_convolution_run(q, &fused);
+    }
+    return product_and_pass(q, args);
 }
 
 /* dx = dy W */

@@ -15,11 +15,10 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ops/cuda/algorithms.h"
+#include "ops/cuda/measure.h"
 
 enum {
     CANDIDATES = 8,
-    REPEATS = 5,
-    DELAYS = 4,
     LARGEST_ALIGNMENT = 8, /* 256 bytes, more is not asked about */
 };
 
@@ -33,7 +32,7 @@ struct ser_products {
     int32_t device;
     cublasLtHandle_t handle;
     ser_algorithms *algorithms;
-    pthread_mutex_t measuring; /* one at a time: they would slow each other down */
+    pthread_mutex_t measuring; /* recursive: what is measured may begin with a choice of its own */
 };
 
 /* A product as the library wants it. */
@@ -284,47 +283,36 @@ static bool is_usable(problem *p, const product_choice *choice)
            result.workspaceSize <= WORKSPACE;
 }
 
-typedef struct stopwatch {
-    cudaEvent_t start[REPEATS], stop[REPEATS];
-} stopwatch;
+/* A product with an algorithm, and what the library said about it last. */
+typedef struct trial {
+    problem *problem;
+    const product_choice *choice;
+    void *d;
+    cublasStatus_t *said;
+} trial;
 
-/*
- * The shortest time of one algorithm; infinite if it does not run. In the network the weights come
- * from memory, so the workspace is cleared before every run, which takes the place of most of them
- * in the cache. That keeps the device busy, too, while what follows is queued: the times are the
- * kernels' own.
- */
-static int measure_one(problem *p, const product_choice *choice, void *d, const stopwatch *watch,
-                       float *shortest)
+static int run_trial(cuda_queue *queue, const void *data)
 {
-    ser_context *context = p->queue->base.context;
-    cudaStream_t stream = p->queue->stream;
-    void *workspace = p->queue->base.scratch;
-    cudaError_t error = cudaSuccess;
-    *shortest = INFINITY;
-    cublasStatus_t status = multiply(p, choice->algorithm, d); /* loads the kernel */
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE ||
-        status == CUBLAS_STATUS_ARCH_MISMATCH) {
+    const trial *t = data;
+    (void)queue;
+    *t->said = multiply(t->problem, t->choice->algorithm, t->d);
+    return *t->said == CUBLAS_STATUS_SUCCESS ? 0 : SER_ERR_UNSUPPORTED;
+}
+
+/* The shortest time of one algorithm; infinite if it does not run. */
+static int measure_one(problem *p, const product_choice *choice, void *d, float *shortest)
+{
+    cublasStatus_t said = CUBLAS_STATUS_SUCCESS;
+    const trial t = {.problem = p, .choice = choice, .d = d, .said = &said};
+    const int status = ser_measure(p->queue, &(cuda_way){run_trial, &t}, shortest);
+    if (said == CUBLAS_STATUS_NOT_SUPPORTED || said == CUBLAS_STATUS_INVALID_VALUE ||
+        said == CUBLAS_STATUS_ARCH_MISMATCH) {
         cudaGetLastError();
         return 0;
     }
-    for (int i = 0; i < DELAYS && error == cudaSuccess; i++) {
-        error = cudaMemsetAsync(workspace, 0, WORKSPACE, stream);
-    }
-    for (int i = 0; i < REPEATS && error == cudaSuccess && status == CUBLAS_STATUS_SUCCESS; i++) {
-        error = cudaMemsetAsync(workspace, 0, WORKSPACE, stream);
-        error = error == cudaSuccess ? cudaEventRecord(watch->start[i], stream) : error;
-        status = multiply(p, choice->algorithm, d);
-        error = error == cudaSuccess ? cudaEventRecord(watch->stop[i], stream) : error;
-    }
-    error = error == cudaSuccess ? cudaStreamSynchronize(stream) : error;
-    for (int i = 0; i < REPEATS && error == cudaSuccess && status == CUBLAS_STATUS_SUCCESS; i++) {
-        float time = INFINITY;
-        error = cudaEventElapsedTime(&time, watch->start[i], watch->stop[i]);
-        *shortest = time < *shortest ? time : *shortest;
-    }
-    const int failed = ser_cuda_status(context, error, "measuring a product");
-    return failed != 0 ? failed : cublas_status(context, status, "measuring a product");
+    return said == CUBLAS_STATUS_SUCCESS
+               ? status
+               : cublas_status(p->queue->base.context, said, "measuring a product");
 }
 
 /* Where measured products go: d itself, unless that would add to it. NULL: nowhere. */
@@ -346,33 +334,18 @@ static void *take_target(const problem *p)
 /* Move the fastest to the front. */
 static int measure(problem *p, product_choice *choices, int count)
 {
-    ser_context *context = p->queue->base.context;
-    stopwatch watch = {{NULL}, {NULL}};
-    cudaError_t error = cudaSuccess;
     float best = INFINITY;
+    int status = 0;
     void *target = take_target(p);
     if (target == NULL) {
         return 0;
     }
-    for (int i = 0; i < REPEATS && error == cudaSuccess; i++) {
-        error = cudaEventCreate(&watch.start[i]);
-        error = error == cudaSuccess ? cudaEventCreate(&watch.stop[i]) : error;
-    }
-    int status = ser_cuda_status(context, error, "creating events");
     for (int i = 0; i < count && status == 0; i++) {
         float time;
-        status = measure_one(p, &choices[i], target, &watch, &time);
+        status = measure_one(p, &choices[i], target, &time);
         if (status == 0 && time < best) {
             best = time;
             choices[0] = choices[i];
-        }
-    }
-    for (int i = 0; i < REPEATS; i++) {
-        if (watch.start[i] != NULL) {
-            cudaEventDestroy(watch.start[i]);
-        }
-        if (watch.stop[i] != NULL) {
-            cudaEventDestroy(watch.stop[i]);
         }
     }
     if (target != p->product->d) {
@@ -416,20 +389,29 @@ static bool find(problem *p, const product_key *key, product_choice *choice)
 
 static int find_or_choose(problem *p, const product_key *key, product_choice *choice)
 {
-    ser_products *products = p->queue->base.context->products;
+    ser_context *context = p->queue->base.context;
     int status = 0;
     if (find(p, key, choice)) {
         return 0;
     }
-    (void)pthread_mutex_lock(&products->measuring);
+    ser_products_begin_measuring(context);
     if (!find(p, key, choice)) { /* another thread may just have done it */
         status = choose(p, key, choice);
     }
-    (void)pthread_mutex_unlock(&products->measuring);
+    ser_products_end_measuring(context);
     return status;
 }
 
 /* --- The header's functions --- */
+
+static void make_recursive(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t attributes;
+    (void)pthread_mutexattr_init(&attributes);
+    (void)pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
+    (void)pthread_mutex_init(mutex, &attributes);
+    (void)pthread_mutexattr_destroy(&attributes);
+}
 
 int ser_products_open(ser_context *context, ser_products **products)
 {
@@ -443,7 +425,7 @@ int ser_products_open(ser_context *context, ser_products **products)
     }
     (void)snprintf(identity, sizeof identity, "%.120s-sm_%d%d-%dsm-cublasLt%zu", properties.name,
                    context->major, context->minor, context->multiprocessors, cublasLtGetVersion());
-    (void)pthread_mutex_init(&p->measuring, NULL);
+    make_recursive(&p->measuring);
     p->device = context->index;
     status = cublas_status(context, cublasLtCreate(&p->handle), "starting cuBLASLt");
     status = status == 0 ? ser_algorithms_open(identity, &p->algorithms) : status;
@@ -468,6 +450,21 @@ void ser_products_close(ser_products *products)
     cudaGetLastError();
     (void)pthread_mutex_destroy(&products->measuring);
     ser_mem_free(products);
+}
+
+struct ser_algorithms *ser_products_algorithms(const ser_context *context)
+{
+    return context->products->algorithms;
+}
+
+void ser_products_begin_measuring(ser_context *context)
+{
+    (void)pthread_mutex_lock(&context->products->measuring);
+}
+
+void ser_products_end_measuring(ser_context *context)
+{
+    (void)pthread_mutex_unlock(&context->products->measuring);
 }
 
 size_t ser_products_scratch(const ser_queue *queue)

@@ -37,6 +37,13 @@ typedef struct cuda_product {
 int ser_products_open(ser_context *context, ser_products **products);
 void ser_products_close(ser_products *products);
 
+/* The choices that are kept for the device, other ones' too (algorithms.h). */
+struct ser_algorithms *ser_products_algorithms(const ser_context *context);
+
+/* Who measures on a device does so alone: two would slow each other down. May be nested. */
+void ser_products_begin_measuring(ser_context *context);
+void ser_products_end_measuring(ser_context *context);
+
 /* Bytes that a product needs at the start of the queue's scratch; the same for all. What an op
  * keeps in the scratch across a product lies behind them. */
 size_t ser_products_scratch(const ser_queue *queue);

@@ -7,18 +7,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ATTRIBUTES = 12, BYTES = 64, CONFIGS = 4 };
+enum { ATTRIBUTES = 12, BYTES = 64 };
 
-/* Heuristics' answer: an engine that is not deterministic, two of Ampere, one of Hopper. */
+/* An engine that is not deterministic, one that wants too much scratch, some of Ampere, one of
+ * Hopper. */
 static const struct {
     int64_t engine, workspace;
     int32_t shared;
     int32_t note; /* beside the one for tensor cores */
-} configs[CONFIGS] = {
-    {40, 0, 64 << 10, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC},
-    {7, 0, 64 << 10, -1},
-    {41, INT64_C(1) << 30, 64 << 10, -1},
-    {2, 4096, 227 << 10, -1},
+} configs[FAKE_CONFIGS] = {
+    [FAKE_SPLIT] = {40, 0, 64 << 10, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC},
+    [FAKE_AMPERE] = {7, 0, 64 << 10, -1},
+    [FAKE_HUNGRY] = {41, INT64_C(1) << 30, 64 << 10, -1},
+    [FAKE_HOPPER] = {2, 4096, 227 << 10, -1},
+    [FAKE_AMPERE_LARGE] = {7, 0, 96 << 10, -1},
+    [FAKE_LATE] = {8, 0, 32 << 10, -1},
 };
 
 typedef struct descriptor {
@@ -40,7 +43,7 @@ fake_cudnn *fake_cudnn_state(void)
 
 size_t cudnnGetVersion(void)
 {
-    return 91900;
+    return state.version != 0 ? state.version : 91900;
 }
 
 const char *cudnnGetErrorString(cudnnStatus_t status)
@@ -147,15 +150,28 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t made)
     return CUDNN_STATUS_SUCCESS;
 }
 
+/* Those to fall back to are one of Ampere and Hopper's. */
+static bool is_named(int32_t config, int32_t mode)
+{
+    if (mode == CUDNN_HEUR_MODE_FALLBACK) {
+        return config == FAKE_AMPERE || config == FAKE_HOPPER;
+    }
+    return config != FAKE_HOPPER || !state.hopper_by_fallback;
+}
+
 static int64_t results(const descriptor *heuristics, int64_t wanted, descriptor **made)
 {
     int64_t count = 0;
-    for (; !state.no_engine && count < CONFIGS && count < wanted; count++) {
-        made[count]->config = (int32_t)count;
-        made[count]->count = 1;
-        made[count]->attributes[0].name = CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH;
-        memcpy(made[count]->attributes[0].bytes,
-               get(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), sizeof(void *));
+    const int32_t mode = *(const int32_t *)get(heuristics, CUDNN_ATTR_ENGINEHEUR_MODE);
+    for (int32_t i = 0; !state.no_engine && i < FAKE_CONFIGS && count < wanted; i++) {
+        if (is_named(i, mode)) {
+            made[count]->config = i;
+            made[count]->count = 1;
+            made[count]->attributes[0].name = CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH;
+            memcpy(made[count]->attributes[0].bytes,
+                   get(heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), sizeof(void *));
+            count++;
+        }
     }
     return count;
 }
@@ -172,7 +188,8 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t const from,
     case CUDNN_ATTR_ENGINEHEUR_RESULTS: *count = results(d, wanted, values); break;
     case CUDNN_ATTR_ENGINECFG_ENGINE: (*(descriptor **)values)->config = d->config; break;
     case CUDNN_ATTR_ENGINECFG_SHARED_MEMORY_USED:
-        *(int32_t *)values = configs[d->config].shared;
+        *(int32_t *)values =
+            configs[d->config].shared + (d->config == FAKE_HOPPER ? state.more_shared : 0);
         break;
     case CUDNN_ATTR_ENGINE_GLOBAL_INDEX: *(int64_t *)values = configs[d->config].engine; break;
     case CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE:
@@ -247,48 +264,73 @@ static bool is_tensor(const descriptor *d, cudnnDataType_t type, bool is_virtual
            *(const bool *)get(d, CUDNN_ATTR_TENSOR_IS_VIRTUAL) == is_virtual;
 }
 
-/* It can do one thing only: bf16, a convolution that is none in the strict sense, the erf GELU. */
-static bool can(const descriptor *conv, const descriptor *gelu)
+/* All operations that it knows are done in f32; what lies between them is f32 and virtual. */
+static bool is_pointwise(const descriptor *operation, cudnnPointwiseMode_t mode,
+                         const descriptor *from, const int64_t *size)
 {
-    const descriptor *cd = part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, 0);
-    const descriptor *pd = part(gelu, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, 0);
-    const descriptor *z = part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, 0);
+    const descriptor *d = part(operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, 0);
+    const descriptor *to = part(operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0);
+    return integer(d, CUDNN_ATTR_POINTWISE_MODE) == (int32_t)mode &&
+           integer(d, CUDNN_ATTR_POINTWISE_MATH_PREC) == CUDNN_DATA_FLOAT &&
+           part(operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, 0) == from &&
+           memcmp(sizes(to), size, 4 * sizeof *size) == 0;
+}
+
+/* bf16, a convolution that is none in the strict sense. */
+static bool is_convolution(const descriptor *conv)
+{
+    const descriptor *d = part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, 0);
     const float *alpha = get(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA);
     const float *beta = get(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA);
     return is_tensor(part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, 0), CUDNN_DATA_BFLOAT16,
                      false) &&
            is_tensor(part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, 0), CUDNN_DATA_BFLOAT16,
                      false) &&
-           is_tensor(z, CUDNN_DATA_FLOAT, true) &&
-           is_tensor(part(gelu, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0), CUDNN_DATA_BFLOAT16,
-                     false) &&
-           part(gelu, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, 0) == z &&
-           memcmp(sizes(z), sizes(part(gelu, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0)),
-                  4 * sizeof(int64_t)) == 0 &&
-           integer(cd, CUDNN_ATTR_CONVOLUTION_CONV_MODE) == CUDNN_CROSS_CORRELATION &&
-           integer(cd, CUDNN_ATTR_CONVOLUTION_COMP_TYPE) == CUDNN_DATA_FLOAT &&
-           integer(pd, CUDNN_ATTR_POINTWISE_MODE) == CUDNN_POINTWISE_GELU_FWD &&
-           integer(pd, CUDNN_ATTR_POINTWISE_MATH_PREC) == CUDNN_DATA_FLOAT && alpha[0] == 1.0f &&
+           is_tensor(part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, 0), CUDNN_DATA_FLOAT,
+                     true) &&
+           integer(d, CUDNN_ATTR_CONVOLUTION_CONV_MODE) == CUDNN_CROSS_CORRELATION &&
+           integer(d, CUDNN_ATTR_CONVOLUTION_COMP_TYPE) == CUDNN_DATA_FLOAT && alpha[0] == 1.0f &&
            beta[0] == 0.0f;
 }
 
+/* z + bias, where bias [1, channels, 1, 1] is bf16. */
+static bool is_bias(const descriptor *operation, const descriptor *z)
+{
+    const descriptor *bias = part(operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, 0);
+    return is_pointwise(operation, CUDNN_POINTWISE_ADD, z, sizes(z)) &&
+           is_tensor(part(operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0), CUDNN_DATA_FLOAT,
+                     true) &&
+           is_tensor(bias, CUDNN_DATA_BFLOAT16, false) && sizes(bias)[0] == 1 &&
+           sizes(bias)[1] == sizes(z)[1] && sizes(bias)[2] == 1 && sizes(bias)[3] == 1 &&
+           ((const int64_t *)get(bias, CUDNN_ATTR_TENSOR_STRIDES))[1] == 1;
+}
+
+/* What it can do: GELU(conv(x)) and GELU(conv(x) + bias), the GELU with erf. */
 static cudnnStatus_t compute(const descriptor *graph, const uint16_t *x, const uint16_t *w,
-                             uint16_t *y)
+                             const uint16_t *bias, uint16_t *y)
 {
     const descriptor *conv = part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, 0);
-    const descriptor *gelu = part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, 1);
+    const descriptor *z = part(conv, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, 0);
+    const descriptor *add = part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, bias != NULL ? 1 : 2);
+    const descriptor *gelu = part(graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, bias != NULL ? 2 : 1);
+    if ((add != NULL) != (bias != NULL) || gelu == NULL || !is_convolution(conv) ||
+        (add != NULL && !is_bias(add, z))) {
+        return CUDNN_STATUS_NOT_SUPPORTED;
+    }
+    const descriptor *s = add != NULL ? part(add, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0) : z;
     const descriptor *yd = part(gelu, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, 0);
     const int64_t *n = sizes(yd);
     const int64_t *ys = get(yd, CUDNN_ATTR_TENSOR_STRIDES);
-    if (!can(conv, gelu)) {
+    if (!is_pointwise(gelu, CUDNN_POINTWISE_GELU_FWD, s, sizes(z)) ||
+        !is_tensor(yd, CUDNN_DATA_BFLOAT16, false)) {
         return CUDNN_STATUS_NOT_SUPPORTED;
     }
     for (int64_t i = 0; i < n[0] * n[1] * n[2] * n[3]; i++) {
         const int64_t at[4] = {i / (n[1] * n[2] * n[3]), i / (n[2] * n[3]) % n[1], i / n[3] % n[2],
                                i % n[3]};
-        const double z = sum_at(conv, x, w, at);
+        const double sum = sum_at(conv, x, w, at) + (bias != NULL ? value(bias, at[1]) : 0.0);
         y[at[0] * ys[0] + at[1] * ys[1] + at[2] * ys[2] + at[3] * ys[3]] =
-            rounded(0.5 * z * (1.0 + erf(z * sqrt(0.5))));
+            rounded(0.5 * sum * (1.0 + erf(sum * sqrt(0.5))));
     }
     return CUDNN_STATUS_SUCCESS;
 }
@@ -296,17 +338,29 @@ static cudnnStatus_t compute(const descriptor *graph, const uint16_t *x, const u
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
                                   cudnnBackendDescriptor_t pack)
 {
-    void *const *pointers = get(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS);
+    void *pointers[6] = {NULL}; /* by identifier */
     const int64_t *ids = get(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS);
+    const int32_t config = ((const descriptor *)plan)->config;
     (void)handle;
-    if (state.no_run || state.runs == FAKE_RUNS || ids[0] != 1 || ids[1] != 2 || ids[2] != 4) {
+    for (int i = 0; i < 4; i++) {
+        if (ids[i] < 0 || ids[i] > 5) {
+            return CUDNN_STATUS_BAD_PARAM;
+        }
+        pointers[ids[i]] = ((void *const *)get(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS))[i];
+    }
+    if (state.no_run || state.no_run_of[config]) {
         return CUDNN_STATUS_EXECUTION_FAILED;
     }
-    state.x[state.runs] = pointers[0];
-    state.w[state.runs] = pointers[1];
-    state.y[state.runs] = pointers[2];
+    if (state.runs < FAKE_RUNS) {
+        state.x[state.runs] = pointers[1];
+        state.w[state.runs] = pointers[2];
+        state.y[state.runs] = pointers[4];
+        state.bias[state.runs] = pointers[5];
+    }
     state.runs++;
+    state.ran = config;
+    state.clock += state.cost[config];
     return state.only_record ? CUDNN_STATUS_SUCCESS
                              : compute(part(plan, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, 0),
-                                       pointers[0], pointers[1], pointers[2]);
+                                       pointers[1], pointers[2], pointers[5], pointers[4]);
 }
