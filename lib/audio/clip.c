@@ -32,20 +32,6 @@ static int decode_all(struct ser_pipeline *pipeline, struct ser_samples *samples
     return 0;
 }
 
-/* Growing leaves up to a third unused. */
-static int fit(struct ser_samples *samples)
-{
-    if (samples->capacity - samples->count <= samples->count / 8) {
-        return 0;
-    }
-    int status =
-        ser_mem_grow(&samples->data, samples->count, samples->count, sizeof *samples->data);
-    if (status == 0) {
-        samples->capacity = samples->count;
-    }
-    return status;
-}
-
 static int load(const struct ser_origin *origin, const ser_audio_options *options,
                 ser_audio **audio)
 {
@@ -56,9 +42,12 @@ static int load(const struct ser_origin *origin, const ser_audio_options *option
     if (status != 0) {
         return status;
     }
-    status = decode_all(&pipeline, &samples);
+    status = ser_pipeline_reserve(&pipeline, &samples);
     if (status == 0) {
-        status = fit(&samples);
+        status = decode_all(&pipeline, &samples);
+    }
+    if (status == 0) {
+        status = ser_samples_fit(&samples);
     }
     if (status == 0) {
         clip = ser_mem_alloc(1, sizeof *clip);

@@ -4,7 +4,11 @@
 #include "base/fail.h"
 #include "base/mem.h"
 
-enum { BLOCKS_PER_SECOND = 50, BLOCK_SAMPLES = 1 << 16 };
+enum {
+    BLOCKS_PER_SECOND = 50,
+    BLOCK_SAMPLES = 1 << 16,
+    TRUSTED_SAMPLES = 1 << 20, /* 65 s, 4 MiB: no harm where the header lies */
+};
 
 const char *ser_pipeline_name(const struct ser_pipeline *pipeline)
 {
@@ -89,6 +93,20 @@ int ser_pipeline_open(struct ser_pipeline *pipeline, const struct ser_origin *or
         ser_pipeline_close(pipeline);
     }
     return status;
+}
+
+int ser_pipeline_reserve(const struct ser_pipeline *pipeline, struct ser_samples *out)
+{
+    const struct ser_decoder *decoder = &pipeline->decoder;
+    int64_t frames = pipeline->frames_left;
+    if (pipeline->frames == NULL) {
+        frames = decoder->claimed > decoder->position ? decoder->claimed - decoder->position : 0;
+        frames = frames < decoder->remaining ? frames : decoder->remaining;
+    }
+    const int64_t most = (int64_t)1 << 32; /* what a header claims may be anything */
+    const int64_t samples = ser_resampled_count(frames < most ? frames : most, pipeline->rate);
+    return ser_samples_reserve(out,
+                               (size_t)(samples < TRUSTED_SAMPLES ? samples : TRUSTED_SAMPLES));
 }
 
 /* The next block, or `*count` 0 at the end. */

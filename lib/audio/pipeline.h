@@ -49,6 +49,9 @@ struct ser_pipeline {
 int ser_pipeline_open(struct ser_pipeline *pipeline, const struct ser_origin *origin,
                       const ser_audio_options *options);
 
+/* Room in `out` for what the header promises, as far as that is modest. */
+int ser_pipeline_reserve(const struct ser_pipeline *pipeline, struct ser_samples *out);
+
 /* Decode one block and append to `out` what it makes available, which may be nothing. `*block`
  * receives the facts about it. At the end `ended` is set. Not to be called again after that, nor
  * after a failure. */

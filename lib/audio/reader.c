@@ -66,6 +66,7 @@ int ser_reader_create(const char *path, const ser_audio_options *options, ser_re
         ser_mem_free(made);
         return status;
     }
+    status = ser_pipeline_reserve(&made->pipeline, &made->samples);
     /* A file without audio fails here and not with its first window. */
     while (status == 0 && !made->pipeline.ended && made->samples.count == 0) {
         status = step(made);
@@ -144,6 +145,26 @@ static void forget_blocks(ser_reader *reader)
     memmove(reader->blocks, reader->blocks + gone, reader->block_count * sizeof *reader->blocks);
 }
 
+/* The clip's samples: the buffer itself if it holds nothing else, else a copy. */
+static int take_samples(ser_reader *reader, size_t count, bool last, ser_audio *clip)
+{
+    struct ser_samples *samples = &reader->samples;
+    if (last && samples->count == count) {
+        const int status = ser_samples_fit(samples);
+        if (status == 0) {
+            clip->samples = samples->data;
+            *samples = (struct ser_samples){0};
+        }
+        return status;
+    }
+    clip->samples = ser_mem_alloc_raw(count, sizeof *clip->samples);
+    if (clip->samples == NULL) {
+        return SER_ERR_MEMORY;
+    }
+    memcpy(clip->samples, samples->data, count * sizeof *clip->samples);
+    return 0;
+}
+
 /* A clip of the first `count` buffered samples, after which the reader has moved on. */
 static int take_window(ser_reader *reader, size_t count, bool last, ser_audio **audio)
 {
@@ -151,12 +172,11 @@ static int take_window(ser_reader *reader, size_t count, bool last, ser_audio **
     if (clip == NULL) {
         return SER_ERR_MEMORY;
     }
-    clip->samples = ser_mem_alloc_raw(count, sizeof *clip->samples);
-    if (clip->samples == NULL) {
+    const int status = take_samples(reader, count, last, clip);
+    if (status != 0) {
         ser_mem_free(clip);
-        return SER_ERR_MEMORY;
+        return status;
     }
-    memcpy(clip->samples, reader->samples.data, count * sizeof *clip->samples);
     clip->count = count;
     describe_window(reader, clip, last);
     if (last) {

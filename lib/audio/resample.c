@@ -43,6 +43,20 @@ int ser_samples_reserve(struct ser_samples *samples, size_t more)
     return status;
 }
 
+/* Growing leaves up to a third unused. */
+int ser_samples_fit(struct ser_samples *samples)
+{
+    if (samples->capacity - samples->count <= samples->count / 8) {
+        return 0;
+    }
+    int status =
+        ser_mem_grow(&samples->data, samples->count, samples->count, sizeof *samples->data);
+    if (status == 0) {
+        samples->capacity = samples->count;
+    }
+    return status;
+}
+
 static int append(struct ser_resampler *resampler, const double *x, size_t count,
                   struct ser_samples *out)
 {
@@ -50,9 +64,11 @@ static int append(struct ser_resampler *resampler, const double *x, size_t count
     if (status != 0) {
         return status;
     }
+    float *to = out->data + out->count;
     for (size_t i = 0; i < count; i++) {
         /* The filter may overshoot what a float can hold. */
-        out->data[out->count + i] = (float)fmax(-(double)FLT_MAX, fmin((double)FLT_MAX, x[i]));
+        const double below = x[i] < (double)FLT_MAX ? x[i] : (double)FLT_MAX;
+        to[i] = (float)(below > -(double)FLT_MAX ? below : -(double)FLT_MAX);
     }
     out->count += count;
     resampler->out += (int64_t)count;

@@ -15,6 +15,9 @@ struct ser_samples {
 /* Room for `more` samples behind `count`. */
 int ser_samples_reserve(struct ser_samples *samples, size_t more);
 
+/* Give back what is far more than needed. */
+int ser_samples_fit(struct ser_samples *samples);
+
 struct ser_resampler {
     void *state; /* libsoxr's; NULL if the rate is 16 kHz already */
     int32_t rate;
