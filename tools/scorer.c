@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "message.h"
 #include "stop.h"
@@ -219,6 +220,13 @@ static void clear_items(scorer *s)
     s->batch_bytes = 0;
 }
 
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void show_progress(const scorer *s)
 {
     size_t files = s->setup.files->count;
@@ -237,6 +245,7 @@ static void show_progress(const scorer *s)
 static int flush(scorer *s)
 {
     int status = 0;
+    const double begin = now();
     if (s->batch_count > 0) {
         status = ser_predict_batch(s->setup.predictor, s->batch, s->batch_count, s->probabilities,
                                    s->batch_count * s->setup.model_labels);
@@ -244,6 +253,7 @@ static int flush(scorer *s)
             return fail_device();
         }
     }
+    const double computed = now();
     int code = 0;
     size_t row = 0;
     for (size_t i = 0; i < s->count && code == 0; i++) {
@@ -255,6 +265,8 @@ static int flush(scorer *s)
         code = output_flush(s->setup.out);
         show_progress(s);
     }
+    s->result->computing += computed - begin;
+    s->result->writing += now() - computed;
     return code;
 }
 
@@ -325,6 +337,14 @@ static int score_file(scorer *s, decode_file *file)
     return 0;
 }
 
+static decode_file *next_file(scorer *s)
+{
+    const double begin = now();
+    decode_file *file = decoder_next(s->setup.decoder);
+    s->result->decoding += now() - begin;
+    return file;
+}
+
 int scorer_run(const scorer_setup *setup, scorer_result *result)
 {
     scorer s = {.setup = *setup, .result = result, .capacity = 4 * setup->group};
@@ -336,7 +356,7 @@ int scorer_run(const scorer_setup *setup, scorer_result *result)
     s.sums = text_alloc(setup->model_labels, sizeof *s.sums);
     int code = 0;
     decode_file *file;
-    while (code == 0 && (file = decoder_next(setup->decoder)) != NULL) {
+    while (code == 0 && (file = next_file(&s)) != NULL) {
         code = score_file(&s, file);
         decoder_release(setup->decoder, file);
     }

@@ -34,6 +34,9 @@ typedef struct scorer_result {
     int first_failure; /* exit code of the first failed file */
     size_t units;      /* clips and windows computed */
     double seconds;    /* of audio in them */
+    double decoding;   /* seconds spent waiting for decoded audio, */
+    double computing;  /* in the predictor, */
+    double writing;    /* and writing answers */
 } scorer_result;
 
 /* Do all files, printing in their order. 0, or the exit code of a failure that ends the run

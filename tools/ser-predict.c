@@ -134,7 +134,7 @@ typedef struct predict_session {
 } predict_session;
 
 enum {
-    BATCHES_PER_CALL = 4, /* on a GPU: it computes one while the next is made ready */
+    BATCHES_PER_CALL = 8, /* on a GPU: it computes one while the next is made ready */
     MEMORY_AHEAD =
         64 << 20, /* bytes of decoded audio that wait for their call; as many are in it */
     MOST_DECODERS = 16,
@@ -401,6 +401,8 @@ static int score(predict_session *s)
     }
     message_note("%zu of %zu inputs, %zu clips and windows, %.1f s of audio", result.files_done,
                  s->files.count, result.units, result.seconds);
+    message_note("waited %.3f s for decoding, %.3f s for the device, %.3f s writing",
+                 result.decoding, result.computing, result.writing);
     code = result.files_done > 0 || o->format == OUTPUT_JSONL ? output_commit(&s->out) : 0;
     return code != 0 ? code : exit_code_of(&result);
 }

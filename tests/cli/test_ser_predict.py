@@ -243,6 +243,12 @@ class Device(Case):
         self.assertIn("bf16 is not available", run.err)
         self.usage_fails("--precision", "--precision", "f16", A)
 
+    def test_verbose_tells_where_the_time_went(self):
+        self.assertRegex(
+            Run("-v", A, B).err,
+            r"waited \d+\.\d+ s for decoding, \d+\.\d+ s for the device, \d+\.\d+ s writing",
+        )
+
     def test_threads_do_not_change_the_answer(self):
         runs = [self.run_ok("--json", "--threads", n, A).objects()[0]["scores"] for n in "12"]
         for label in LABELS:
