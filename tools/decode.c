@@ -22,7 +22,7 @@ struct decoder {
     size_t started;  /* files that a thread has begun */
     size_t next;     /* file whose turn is next */
     size_t released; /* files that are done with */
-    size_t held;     /* bytes of the files that are ready */
+    size_t held;     /* bytes of the files that are started and not released */
     bool stopping;
 };
 
@@ -122,7 +122,7 @@ static void decode_ahead(const decode_plan *plan, decode_file *file)
         }
         total += samples;
     }
-    file->held = total * sizeof(float);
+    file->held = total * sizeof(float); /* at most most_held */
     if (plan->join && file->status == 0 && file->count > 0 && file->at_end &&
         (double)total <= limit) {
         file->whole = true;
@@ -144,6 +144,12 @@ static bool may_start(const decoder *d)
            (d->started < d->released + d->plan.ahead && d->held < d->plan.memory);
 }
 
+/* Bytes that a file may have before its turn: up to the limit, and the piece that goes beyond it. */
+static size_t most_held(const decode_plan *plan)
+{
+    return (size_t)((plan->limit + plan->window) * SER_SAMPLING_RATE) * sizeof(float);
+}
+
 static void *work(void *argument)
 {
     decoder *d = argument;
@@ -158,11 +164,13 @@ static void *work(void *argument)
         size_t index = d->started++;
         decode_file *file = &d->slots[index % d->plan.ahead];
         *file = (decode_file){.index = index};
+        const size_t most = most_held(&d->plan);
+        d->held += most;
         pthread_mutex_unlock(&d->lock);
         decode_ahead(&d->plan, file);
         pthread_mutex_lock(&d->lock);
         d->ready[index % d->plan.ahead] = true;
-        d->held += file->held;
+        d->held -= most - file->held;
         pthread_cond_broadcast(&d->changed);
     }
     pthread_mutex_unlock(&d->lock);

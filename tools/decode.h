@@ -19,7 +19,7 @@ typedef struct decode_plan {
     bool join;    /* a file of up to `limit` seconds is one piece */
     size_t threads;
     size_t ahead;  /* files that may be decoded before their turn, */
-    size_t memory; /* as long as what waits has fewer bytes than this */
+    size_t memory; /* as long as what waits and what is decoded have fewer bytes than this */
 } decode_plan;
 
 typedef struct decode_piece {
@@ -37,7 +37,7 @@ typedef struct decode_file {
     size_t capacity;
     bool at_end; /* nothing more to read behind the queue */
     bool whole;  /* the one piece is the whole file */
-    size_t held; /* bytes of the queue when it came to its turn */
+    size_t held; /* bytes of the queue; while it is decoded, the most that they may become */
     int status;  /* a failure behind the queue */
     char *error;
 } decode_file;

@@ -294,8 +294,9 @@ static int push(scorer *s, item *it)
         s->batch[s->batch_count++] = it->audio;
         s->batch_bytes += samples * sizeof(float);
     }
-    bool waits = s->batch_count > 0 && s->batch_count < s->setup.group &&
-                 s->batch_bytes < s->setup.memory && s->count < s->capacity;
+    bool full = s->batch_count == s->setup.group ||
+                (s->batch_bytes >= s->setup.memory && s->batch_count % s->setup.batch == 0);
+    bool waits = s->batch_count > 0 && !full && s->count < s->capacity;
     return waits ? 0 : flush(s);
 }
 

@@ -17,11 +17,11 @@ typedef struct scorer_setup {
     size_t model_labels;  /* classes of the model */
     const size_t *chosen; /* [chosen_count]: model classes of the answer, rising */
     size_t chosen_count;
-    size_t group;  /* clips or windows that the predictor is given together, */
-    size_t memory; /* fewer once they have this many bytes */
+    size_t batch;  /* clips or windows that the predictor computes together */
+    size_t group;  /* that it is given in a call: whole batches, */
+    size_t memory; /* no more once they have this many bytes */
     double offset; /* seconds skipped at the start of each file */
     bool segments;
-    bool attention;
     const file_list *files;
     decoder *decoder;
     output *out;

@@ -46,8 +46,6 @@ typedef struct predict_options {
     int32_t verbose;
 } predict_options;
 
-/* In the order of SER_PRECISION_*. */
-
 /* The member of predict_options that an option sets. */
 #define SETS(member) .offset = offsetof(predict_options, member)
 
@@ -188,6 +186,12 @@ static int read_command_line(predict_session *s, int argc, char **argv)
                                 : output_check(o->format, o->output, o->attention != 0, &s->files);
 }
 
+/* Whether somebody may be waiting for the first windows of a stream that goes on. */
+static bool is_live(const predict_session *s)
+{
+    return s->files.count == 1 && strcmp(s->files.entries[0].path, "-") == 0;
+}
+
 /* An answer should not depend on which other files were named, whatever the model asks for. */
 static int make_predictor(predict_session *s)
 {
@@ -195,10 +199,10 @@ static int make_predictor(predict_session *s)
     bool gpu = ser_device_kind(s->device) != SER_DEVICE_CPU;
     ser_predictor_options options;
     ser_predictor_options_init(&options, sizeof options);
-    if (o->batch_size == 0) {
-        o->batch_size = gpu ? 32 : 8;
+    if (o->batch_size == 0) { /* the library's own choice, but for a stream that may be live */
+        o->batch_size = gpu && !is_live(s) ? 32 : 8;
     }
-    s->group = (size_t)o->batch_size * (gpu ? BATCHES_PER_CALL : 1);
+    s->group = (size_t)o->batch_size * (gpu && !is_live(s) ? BATCHES_PER_CALL : 1);
     options.max_batch = o->batch_size;
     options.padding = SER_PADDING_EXACT;
     return ser_predictor_create(s->model, &options, &s->predictor);
@@ -381,11 +385,11 @@ static int score(predict_session *s)
         .model_labels = ser_model_label_count(s->model),
         .chosen = s->chosen,
         .chosen_count = s->chosen_count,
+        .batch = (size_t)o->batch_size,
         .group = s->group,
         .memory = MEMORY_AHEAD,
         .offset = o->offset,
         .segments = o->window > 0.0,
-        .attention = o->attention != 0,
         .files = &s->files,
         .decoder = s->decoder,
         .out = &s->out,

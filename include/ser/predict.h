@@ -25,8 +25,8 @@ typedef struct ser_predictor ser_predictor;
 typedef struct ser_predictor_options {
     /** Set by the init function. */
     size_t struct_size;
-    /** Clips computed together, 1..4096; 0 (default): 8, on a GPU 32. More are done in turns, and so
-     * are clips that together are longer than max_batch windows. */
+    /** Clips computed together, 1..4096; 0 (default): 8, on a GPU 32. More are done in turns, and
+     * so are clips that together are longer than max_batch windows. */
     int32_t max_batch;
     /** CPU threads, 1..1024; 0 (default): as the device was opened. In a forked process it is 1. */
     int32_t threads;
@@ -37,6 +37,7 @@ typedef struct ser_predictor_options {
     double window;
     /** SER_PADDING_*; how the clips of one call are padded. */
     int32_t padding;
+    int32_t reserved; /**< must be 0 */
 } ser_predictor_options;
 
 /** Values of ser_predictor_options.padding. */
@@ -112,8 +113,9 @@ SER_API int ser_predict(ser_predictor *predictor, const ser_audio *audio, float 
  * The same for `count` clips: row i of `probabilities` ([count, labels]) belongs to `audios[i]`; no
  * clips are no error. With exact padding a clip's result does not depend on what it is batched
  * with, on the CPU to the last bit. With that of transformers (SER_PADDING_HF) every clip is padded
- * with zeros to the longest of the call (windows are not). They are computed max_batch at a time, those of similar
- * length together; a GPU computes while the next batch is made ready, so give it several at once.
+ * with zeros to the longest of the call (windows are not). They are computed max_batch at a time,
+ * those of similar length together; a GPU computes while the next batch is made ready, so give it
+ * several at once.
  * Since 0.1.
  */
 SER_API int ser_predict_batch(ser_predictor *predictor, const ser_audio *const *audios,

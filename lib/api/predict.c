@@ -50,6 +50,9 @@ int ser_predictor_create(ser_model *model, const ser_predictor_options *options,
     }
     ser_predictor_options own = defaults;
     int status = ser_options_take(&own, sizeof own, options, "ser_predictor_options");
+    if (status == 0 && own.reserved != 0) {
+        status = ser_fail(SER_ERR_UNSUPPORTED, "ser_predictor_options: reserved must be 0");
+    }
     if (status == 0) {
         status = check_count("max_batch", own.max_batch, 0, MAX_BATCH);
     }

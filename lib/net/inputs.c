@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a pass reads from the host, and where a prediction leaves what the host reads. The inputs lie at the start of the arena, in the same order on
- * the device and in their host image, so that one transfer moves them all and a recorded pass finds
- * new content where it found the old.
+ * What a pass reads from the host, and where a prediction leaves what the host reads. The inputs lie
+ * at the start of the arena, in the same order on the device and in their host image, so that one
+ * transfer moves them all and a recorded pass finds new content where it found the old.
  */
 #include <string.h>
 

@@ -32,7 +32,7 @@ int ser_net_get(const ser_net *net, size_t index, float *values);
 /* After the last set: derive what follows from them (folded weight norm, mel matrices). */
 int ser_net_finish(ser_net *net);
 
-/* What ser_net_forward gives, in host memory; NULL for a bare backbone. */
+/* What ser_net_forward and ser_net_launch give, in host memory; NULL for a bare backbone. */
 typedef struct ser_outputs {
     const float *alpha;         /* [batch, padded] pooling weights */
     const float *pooled;        /* [batch, hidden] */
@@ -94,7 +94,8 @@ typedef struct ser_clips {
  * Batch after batch, so that the host writes one while the device computes the one before it:
  * prepare(k + 1), wait, launch(k + 1), read the outputs of k, which stay until prepare(k + 2).
  * `alone`: no other batch is under way, nor will be prepared before this one was waited for and
- * read; it needs less memory. After a failure nothing is prepared; wait before anything else.
+ * read; it needs less memory. After a failure of prepare or launch nothing is prepared; wait before
+ * anything else.
  */
 int ser_net_prepare(const ser_net *net, ser_workspace *workspace, const ser_clips *clips,
                     bool alone);

@@ -37,8 +37,8 @@ typedef struct ser_arena {
 /* What a pass is to do. */
 typedef struct ser_run {
     int64_t batch, longest;
-    const int64_t *counts;       /* samples of each clip; like them, not read while planning */
-    const float *const *samples; /* or clips */
+    const int64_t *counts;       /* samples of each clip; not read while planning */
+    const float *const *samples; /* likewise; or clips */
     const ser_clips *clips;
     bool in_turn;                    /* a prediction that is prepared while another is under way */
     const ser_training_batch *input; /* NULL: prediction */
@@ -72,8 +72,8 @@ struct ser_workspace {
     ser_queue *queue;
     ser_arena arena;
     int64_t batch, longest; /* the prediction that was planned last; 0: none is in place */
-    /* The host's images of the inputs; NULL where device memory is the host's. Runs in turn write one
-     * while the other may still be read. */
+    /* The host's images of the inputs; NULL where device memory is the host's. Runs in turn write
+     * one while the other may still be read. */
     void *images[2];
     int32_t image;                 /* the one at hand */
     size_t image_size, input_size; /* bytes: reserved for each, used by the last pass */
@@ -220,8 +220,8 @@ int ser_workspace_run(ser_workspace *workspace, const ser_run *run);
 /*
  * A run from inputs in host memory to outputs in host memory, recorded where that can be
  * (recordings.c). Prepare makes room and writes the inputs into their host image, beside the run
- * that was launched before; launch queues the work. The outputs are there after a sync, and are
- * overwritten by the next launch.
+ * that was launched before; launch queues the work. The outputs are there after a sync, and stay until
+ * the next launch; those of runs in turn until the next but one is prepared.
  */
 int ser_workspace_prepare(ser_workspace *workspace, const ser_run *run);
 int ser_workspace_launch(ser_workspace *workspace, const ser_run *run);

@@ -56,6 +56,7 @@ AT(ser_predictor_options, threads, 12);
 AT(ser_predictor_options, max_seconds, 16);
 AT(ser_predictor_options, window, 24);
 AT(ser_predictor_options, padding, 32);
+AT(ser_predictor_options, reserved, 36);
 SIZE(ser_predictor_options, 40);
 
 AT(ser_prediction, struct_size, 0);

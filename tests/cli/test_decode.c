@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Files decoded ahead: all of them, in order, whatever bounds how far ahead. */
 #include <check.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <ser/common.h>
 
@@ -125,6 +129,47 @@ START_TEST(every_file_comes_in_its_turn)
 }
 END_TEST
 
+/*
+ * With the first file's samples the memory is used up, so that no thread may begin with the second,
+ * a pipe: it has no reader until the first file is released.
+ */
+START_TEST(no_more_is_decoded_than_there_is_memory_for)
+{
+    char pipe_path[64];
+    snprintf(pipe_path, sizeof pipe_path, "%s/pipe.wav", folder);
+    ck_assert_int_eq(mkfifo(pipe_path, 0600), 0);
+    file_list files = {.entries = NULL};
+    char *operands[] = {path[0], pipe_path};
+    files_collect(&files, operands, 2);
+    decode_plan plan = {.files = &files,
+                        .window = 1.0,
+                        .hop = 1.0,
+                        .limit = 30.0,
+                        .join = true,
+                        .threads = 4,
+                        .ahead = 2,
+                        .memory = 1};
+    ser_audio_options_init(&plan.audio, sizeof plan.audio);
+    decoder *d = decoder_start(&plan);
+    decode_file *file = decoder_next(d);
+    ck_assert_ptr_nonnull(file);
+    usleep(200000); /* for a thread that does not keep to it */
+    ck_assert_int_eq(open(pipe_path, O_WRONLY | O_NONBLOCK), -1);
+    ck_assert_int_eq(errno, ENXIO);
+    decoder_release(d, file);
+    const int writer = open(pipe_path, O_WRONLY); /* waits for the reader */
+    ck_assert_int_ge(writer, 0);
+    close(writer);
+    file = decoder_next(d);
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_ne(file->status, 0); /* an empty file */
+    decoder_release(d, file);
+    decoder_free(&d);
+    remove(pipe_path);
+    files_free(&files);
+}
+END_TEST
+
 /* With files still waiting, in every state. */
 START_TEST(decoding_can_be_given_up)
 {
@@ -156,6 +201,7 @@ int main(void)
     tcase_add_unchecked_fixture(tests, setup, teardown);
     tcase_set_timeout(tests, 60);
     tcase_add_test(tests, every_file_comes_in_its_turn);
+    tcase_add_test(tests, no_more_is_decoded_than_there_is_memory_for);
     tcase_add_test(tests, decoding_can_be_given_up);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

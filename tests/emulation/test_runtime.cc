@@ -327,9 +327,10 @@ END_TEST
 
 int main()
 {
-    const TTest *const plain[] = {test_launch_limits,   test_devices, test_memory,
-                                  test_injected_errors, test_graph,   test_fork_and_join,
-                                  test_host_threads,    test_log,     nullptr};
+    /* the log is opened by the first submission of a process, and tests may share one */
+    const TTest *const plain[] = {test_log,           test_launch_limits,   test_devices,
+                                  test_memory,        test_injected_errors, test_graph,
+                                  test_fork_and_join, test_host_threads,    nullptr};
     const TTest *const aborting[] = {nullptr};
     return run_suite("emulated runtime", plain, aborting, test_capture_forbids, FORBIDDEN_COUNT);
 }

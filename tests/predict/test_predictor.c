@@ -174,6 +174,7 @@ START_TEST(padding_can_be_chosen)
     for (size_t i = 0; i < CLIPS; i++) {
         assert_ok(ser_predict(predictor, clips[i], alone + i * k, k));
     }
+    ck_assert(memcmp(hf, alone, CLIPS * k * sizeof(float)) != 0);
     options.padding = SER_PADDING_EXACT;
     create(&options);
     assert_ok(ser_predict_batch(predictor, batch, CLIPS, got, CLIPS * k));

@@ -11,6 +11,9 @@ START_TEST(options_out_of_range)
     assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_ARGUMENT,
                  "max_batch is -1, not within 0..4096");
     o = options_of(0, 0.0, 0.0);
+    o.reserved = 1;
+    assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_UNSUPPORTED, "reserved must be 0");
+    o = options_of(0, 0.0, 0.0);
     o.padding = 3;
     assert_fails(ser_predictor_create(model, &o, &p), SER_ERR_ARGUMENT,
                  "padding is 3, not within 0..2");
@@ -93,7 +96,8 @@ START_TEST(every_failing_allocation_is_survived)
     float got[CLIPS * MAX_LABELS];
     make_clips(clips);
     size_t k = ser_model_label_count(model);
-    create(NULL);
+    ser_predictor_options options = options_of(_i, 0.0, 0.0); /* one batch; several in turn */
+    create(&options);
     assert_ok(
         ser_predict_batch(predictor, (const ser_audio *const *)clips, CLIPS, wanted, CLIPS * k));
     ser_predictor_free(&predictor);
@@ -101,7 +105,7 @@ START_TEST(every_failing_allocation_is_survived)
     int status = SER_ERR_MEMORY;
     for (uint64_t nth = 1; status != 0; nth++) { /* from the first allocation of the predictor on */
         ser_mem_fail_at(nth, false);
-        status = ser_predictor_create(model, NULL, &predictor);
+        status = ser_predictor_create(model, &options, &predictor);
         status = status == 0 ? ser_predict(predictor, clips[1], got, k) : status;
         status = status == 0 ? ser_predict_batch(predictor, (const ser_audio *const *)clips, CLIPS,
                                                  got, CLIPS * k)
@@ -145,7 +149,8 @@ START_TEST(a_second_call_keeps_no_new_memory)
     ser_audio *clips[CLIPS];
     float p[CLIPS * MAX_LABELS];
     make_clips(clips);
-    create(NULL);
+    ser_predictor_options options = options_of(_i, 0.0, 0.0);
+    create(&options);
     size_t k = ser_model_label_count(model);
     for (int i = 0; i < 2; i++) { /* the answers of two calls are held in turns */
         assert_ok(
@@ -221,9 +226,9 @@ int main(void)
     tcase_add_test(tc, options_out_of_range);
     tcase_add_test(tc, arguments_out_of_range);
     tcase_add_test(tc, nan_from_the_network_is_an_error_and_the_last_answer_stays);
-    tcase_add_test(tc, every_failing_allocation_is_survived);
+    tcase_add_loop_test(tc, every_failing_allocation_is_survived, 0, 4);
     tcase_add_test(tc, a_failed_call_keeps_the_details_of_the_last_good_one);
-    tcase_add_test(tc, a_second_call_keeps_no_new_memory);
+    tcase_add_loop_test(tc, a_second_call_keeps_no_new_memory, 0, 4);
     tcase_add_test(tc, the_model_may_be_freed_first);
     tcase_add_test(tc, one_predictor_serves_one_thread_at_a_time);
     suite_add_tcase(suite, tc);

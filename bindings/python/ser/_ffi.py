@@ -141,6 +141,7 @@ class predictor_options(Structure):
         ("max_seconds", c_double),
         ("window", c_double),
         ("padding", c_int32),
+        ("reserved", c_int32),
     ]
 
 

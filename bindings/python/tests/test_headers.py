@@ -139,6 +139,7 @@ class Headers(unittest.TestCase):
                 "max_seconds": 0,
                 "window": 0,
                 "padding": 0,
+                "reserved": 0,
             },
             "trainer_options": {
                 "seed": 0,

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/fail.h"
 #include "base/log.h"
 #include "ops/cuda/algorithms.h"
 #include "ops/cuda/convolution_plans.h"
@@ -39,14 +40,18 @@ tell(const cuda_queue *queue, const cudnn_entry *e, const char *format, ...)
         (long long)part->rows, text);
 }
 
-/* What cuDNN has refused for it; engine -1: there is none. */
+/* What cuDNN has refused for it; engine -1: all. */
 static void tell_failure(const cuda_queue *queue, const cudnn_entry *e, int64_t engine,
                          cudnnStatus_t status)
 {
     const cudnn_library *library = &queue->convolutions->library;
     char text[CUDNN_TEXT];
-    tell(queue, e, "without cuDNN's engine %lld: %s: %s", (long long)engine,
-         library->cudnnGetErrorString(status), ser_cudnn_reason(library, text));
+    char name[32] = "cuDNN";
+    if (engine >= 0) {
+        (void)snprintf(name, sizeof name, "cuDNN's engine %lld", (long long)engine);
+    }
+    tell(queue, e, "without %s: %s: %s", name, library->cudnnGetErrorString(status),
+         ser_cudnn_reason(library, text));
     cudaGetLastError(); /* it must not show up in a later call; one that stays will */
 }
 
@@ -145,7 +150,7 @@ static bool time_trials(cuda_queue *queue, const cudnn_entry *e, const cuda_way 
             trial *t = &trials[i];
             if (t->plan.descriptor != NULL &&
                 !shorten(queue, &(cuda_way){run_trial, t}, &t->time)) {
-                tell(queue, e, "without config %d of cuDNN: it does not run", (int)i);
+                tell(queue, e, "without config %d of cuDNN: %s", (int)i, ser_fail_text());
                 ser_cudnn_plan_free(&e->graph, &t->plan);
             }
         }

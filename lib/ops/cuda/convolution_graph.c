@@ -36,8 +36,7 @@ enum { ROWS_STEP = 128 }; /* of a tile: no engine seen works on less at a time *
 
 /*
  * Multiply-adds of a call from which on an engine is compiled, one to five seconds in every process
- * (cuDNN 9.19 on one core): large batches only, so that a few clips, ser-predict's eight as well,
- * are answered at once. Sixteen clips of 5 s in layer 1 of wav2vec 2.0: 8000 rows each, 3 * 512
+ * (cuDNN 9.19 on one core): large batches only, so that a few clips are answered at once. Sixteen clips of 5 s in layer 1 of wav2vec 2.0: 8000 rows each, 3 * 512
  * products in each of 512 channels. A part is four of them, 32000 rows: large enough to fill a card
  * several times over.
  */

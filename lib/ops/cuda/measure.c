@@ -79,6 +79,9 @@ int ser_measure(cuda_queue *queue, const cuda_way *way, float *shortest)
     status = status == 0 ? way->run(queue, way->data) : status;
     status = status == 0 ? queue_runs(queue, way, &watch) : status;
     status = status == 0 ? read_times(queue, &watch, shortest) : status;
+    if (status != 0) { /* runs before the one that failed may be under way, with what goes now */
+        cudaStreamSynchronize(queue->stream);
+    }
     destroy_events(&watch);
     return status;
 }
