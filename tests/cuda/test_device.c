@@ -13,6 +13,7 @@ static void setup(void)
 {
     emulator_reset();
     unsetenv("CUDA_VISIBLE_DEVICES");
+    setenv("SER_EARLY_LAUNCH", "1", 1);
     context = NULL;
     queue = NULL;
 }
@@ -375,6 +376,130 @@ START_TEST(test_a_failed_recording_leaves_the_queue_usable)
 }
 END_TEST
 
+/* --- Kernels that start early --- */
+
+/* A softmax over four classes; the status of its launch. */
+static int run_softmax(void *memory)
+{
+    ser_cross_entropy_args args = {
+        .logits = ser_tensor_f32(memory, 1, 4),
+        .probabilities = ser_tensor_f32((float *)memory + 4, 1, 4),
+    };
+    assert_ok(ser_cuda_ops.zero(queue, memory, 8 * sizeof(float)));
+    return ser_cuda_ops.cross_entropy_fwd(queue, &args);
+}
+
+/* How many of its launches, and those of a recording of it, may start early. */
+static uint64_t early_launches(int major, int minor, int compiled)
+{
+    float result[4] = {0};
+    void *memory;
+    ser_graph *graph;
+    emulator_device(1, 13000, major, minor, "GPU", 0);
+    emulator_compiled_for(compiled);
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 8 * sizeof(float), &memory));
+    const uint64_t before = emulator_early_launches();
+    assert_ok(run_softmax(memory));
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    assert_ok(run_softmax(memory));
+    assert_ok(ser_cuda_ops.capture_end(queue, false, &graph));
+    assert_ok(ser_cuda_ops.replay(queue, graph));
+    assert_ok(ser_cuda_ops.download(queue, result, (float *)memory + 4, sizeof result));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert(result[0] == 0.25F && result[3] == 0.25F);
+    const uint64_t count = emulator_early_launches() - before;
+    ser_cuda_ops.graph_free(context, graph);
+    ser_cuda_ops.free(context, memory);
+    ser_cuda_ops.queue_free(queue);
+    ser_cuda_ops.close(context);
+    queue = NULL;
+    context = NULL;
+    return count;
+}
+
+START_TEST(test_which_cards_start_early)
+{
+    ck_assert_uint_eq(early_launches(8, 0, 0), 0);
+    ck_assert_uint_eq(early_launches(8, 9, 0), 0);
+    ck_assert_uint_eq(early_launches(9, 0, 0), 2);
+    ck_assert_uint_eq(early_launches(12, 0, 0), 2);
+    ck_assert_uint_eq(early_launches(9, 0, 80), 0); /* such code would not wait */
+    setenv("SER_EARLY_LAUNCH", "0", 1);
+    ck_assert_uint_eq(early_launches(9, 0, 0), 0);
+    unsetenv("SER_EARLY_LAUNCH");
+    ck_assert_uint_eq(early_launches(9, 0, 0), 0);
+}
+END_TEST
+
+/* After a failure that may come from it, what is launched or recorded next does without. */
+static void check_refused(const char *function, bool recording)
+{
+    void *memory;
+    ser_graph *graph = NULL;
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 8 * sizeof(float), &memory));
+    assert_ok(run_softmax(memory));
+    const uint64_t before = emulator_early_launches();
+    ck_assert_uint_eq(before, 1);
+    emulator_fail(function, 1, cudaErrorInvalidValue);
+    if (recording) {
+        assert_ok(ser_cuda_ops.capture_begin(queue));
+        assert_ok(run_softmax(memory));
+        assert_fails(ser_cuda_ops.capture_end(queue, false, &graph), SER_ERR_DEVICE, "recording");
+    } else {
+        assert_fails(run_softmax(memory), SER_ERR_DEVICE, "a kernel launch");
+    }
+    assert_ok(run_softmax(memory));
+    ck_assert_uint_eq(emulator_early_launches(), before);
+    ser_cuda_ops.free(context, memory);
+    ser_cuda_ops.queue_free(queue);
+    ser_cuda_ops.close(context);
+    queue = NULL;
+    context = NULL;
+    emulator_reset();
+}
+
+START_TEST(test_what_fails_is_done_without_starting_early)
+{
+    check_refused("cudaLaunchKernelEx", false);
+    check_refused("cudaGraphInstantiate", true);
+    check_refused("cudaStreamEndCapture", true);
+}
+END_TEST
+
+/* Memory is no reason: nothing else is given up for it. */
+START_TEST(test_no_memory_for_a_recording_keeps_early_starts)
+{
+    void *memory;
+    ser_graph *graph = NULL;
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 8 * sizeof(float), &memory));
+    emulator_fail("cudaGraphInstantiate", 1, cudaErrorMemoryAllocation);
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    assert_ok(run_softmax(memory));
+    assert_fails(ser_cuda_ops.capture_end(queue, false, &graph), SER_ERR_MEMORY, "recording");
+    assert_ok(run_softmax(memory));
+    ck_assert_uint_eq(emulator_early_launches(), 1);
+    ser_cuda_ops.free(context, memory);
+}
+END_TEST
+
+/* What a kernel was compiled for cannot be learnt: it starts late, the next one asks again. */
+START_TEST(test_unknown_code_starts_late)
+{
+    void *memory;
+    open_queue();
+    assert_ok(ser_cuda_ops.alloc(context, 8 * sizeof(float), &memory));
+    emulator_fail("cudaFuncGetAttributes", 1, cudaErrorInvalidDeviceFunction);
+    assert_ok(run_softmax(memory));
+    ck_assert_uint_eq(emulator_early_launches(), 0);
+    assert_ok(run_softmax(memory));
+    ck_assert_uint_eq(emulator_early_launches(), 1);
+    ser_cuda_ops.free(context, memory);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *tests[] = {test_no_driver,
@@ -397,7 +522,11 @@ int main(void)
                             test_weights_keep_every_bit,
                             test_weights_in_lent_memory,
                             test_a_recording_does_its_work_on_new_content,
-                            test_a_failed_recording_leaves_the_queue_usable};
+                            test_a_failed_recording_leaves_the_queue_usable,
+                            test_which_cards_start_early,
+                            test_what_fails_is_done_without_starting_early,
+                            test_no_memory_for_a_recording_keeps_early_starts,
+                            test_unknown_code_starts_late};
     Suite *suite = suite_create("cuda_device");
     TCase *tcase = tcase_create("device");
     tcase_add_checked_fixture(tcase, setup, teardown);

@@ -85,6 +85,7 @@ void *emulator_shared(void);
 void emulator_copy_async(void *shared, const void *global, bool valid, const char *file, int line);
 void emulator_copy_commit(void);
 void emulator_copy_wait(unsigned groups);
+void emulator_wait_for_previous(void);
 cudaError_t emulator_launch(const cudaLaunchConfig_t *config, const void *function,
                             void (*run)(const void *), const void *arguments, size_t size);
 }
@@ -217,6 +218,7 @@ inline void __threadfence_system()
 
 inline void cudaGridDependencySynchronize()
 {
+    emulator_wait_for_previous();
 }
 
 inline void cudaTriggerProgrammaticLaunchCompletion()

@@ -106,6 +106,7 @@ void set_default_device()
     snprintf(emulator_now.name, sizeof emulator_now.name, "Emulated GPU");
     emulator_now.memory = static_cast<size_t>(80) << 30;
     emulator_now.limit = 0;
+    emulator_now.compiled = 0;
 }
 
 void set_order()
@@ -237,6 +238,18 @@ uint64_t emulator_launches()
     return emulator_now.launches;
 }
 
+uint64_t emulator_early_launches()
+{
+    const emulator_lock lock;
+    return emulator_now.early_launches;
+}
+
+void emulator_compiled_for(int capability)
+{
+    const emulator_lock lock;
+    emulator_now.compiled = capability;
+}
+
 size_t emulator_live()
 {
     const emulator_lock lock;
@@ -269,7 +282,7 @@ void emulator_reset()
     set_order();
     memset(injections, 0, sizeof injections);
     emulator_now.sticky = cudaSuccess;
-    emulator_now.launches = 0;
+    emulator_now.launches = emulator_now.early_launches = 0;
     emulator_now.peak = emulator_device_bytes();
     last_error = cudaSuccess;
 }

@@ -25,6 +25,13 @@ void emulator_memory_limit(size_t bytes);
 /* Kernels executed since the start or the last emulator_reset. */
 uint64_t emulator_launches(void);
 
+/* Those of them that were launched with cudaLaunchAttributeProgrammaticStreamSerialization. */
+uint64_t emulator_early_launches(void);
+
+/* What cudaFuncGetAttributes says that kernels were compiled for, 80 for compute capability 8.0.
+ * 0: the device's own. */
+void emulator_compiled_for(int capability);
+
 /* Blocks of device and pinned memory, streams, events and graphs that exist now. */
 size_t emulator_live(void);
 

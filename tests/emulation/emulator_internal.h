@@ -36,6 +36,7 @@ struct emulator_kernel {
     dim3 grid;
     dim3 block;
     size_t shared;
+    bool early; /* launched with programmatic stream serialization */
 };
 
 /* -- execution.cc */
@@ -71,7 +72,8 @@ struct emulator_state {
     int device_count, driver, major, minor;
     char name[256];
     size_t memory, limit, peak;
-    uint64_t launches;
+    uint64_t launches, early_launches;
+    int compiled;
     cudaError_t sticky;
     size_t handles;
 };

@@ -33,6 +33,7 @@ struct thread {
     int result;
     const char *file;
     int line;
+    bool waited; /* for the kernel in front */
     /* cp.async under way, oldest first, and the group that the next one joins */
     copy *copies;
     unsigned copy_count, copy_capacity, group;
@@ -168,6 +169,11 @@ void end_thread(thread *t)
     warp *w = &now.warps[t->linear / 32];
     const unsigned first = t->linear / 32 * 32;
 
+    if (now.kernel->early && !t->waited) {
+        emulator_fatal(
+            "launched with programmatic stream serialization, but a thread ended without "
+            "cudaGridDependencySynchronize");
+    }
     t->waits = wait::done;
     w->alive &= ~(1u << t->linear % 32);
     now.done++;
@@ -351,6 +357,12 @@ void emulator_yield()
     pause_here(t);
 }
 
+/* Nothing runs beside the kernel: what was in front has finished. */
+void emulator_wait_for_previous()
+{
+    self->waited = true;
+}
+
 /* -- cp.async: the copy is made only when the thread waits for its group */
 
 void emulator_copy_async(void *shared, const void *global, bool valid, const char *file, int line)
@@ -468,6 +480,7 @@ void prepare_threads(uint3 index)
         t->on = nullptr;
         t->linear = i;
         t->copy_count = t->group = 0;
+        t->waited = false;
         make_ready(t);
         if (++at.x == size.x) {
             at.x = 0;

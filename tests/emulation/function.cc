@@ -139,8 +139,9 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, const v
     *attributes = cudaFuncAttributes{};
     attributes->maxThreadsPerBlock = 1024;
     attributes->numRegs = 64;
-    attributes->ptxVersion = attributes->binaryVersion =
-        emulator_now.major * 10 + emulator_now.minor;
+    attributes->binaryVersion = emulator_now.major * 10 + emulator_now.minor;
+    attributes->ptxVersion =
+        emulator_now.compiled ? emulator_now.compiled : attributes->binaryVersion;
     attributes->maxDynamicSharedSizeBytes =
         static_cast<int>(known ? known->shared : shared_default);
     return emulator_leave(error);

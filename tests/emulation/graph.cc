@@ -59,6 +59,7 @@ void emulator_run_node(const emulator_node *node)
     if (node->kind == emulator_node::launch) {
         emulator_execute(&node->kernel, node->arguments);
         emulator_now.launches++;
+        emulator_now.early_launches += node->kernel.early;
         return;
     }
     if (node->width == 0) {

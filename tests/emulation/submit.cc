@@ -66,6 +66,18 @@ FILE *open_log()
     return file;
 }
 
+/* Whether the kernel may start before the one in front of it has finished. */
+bool is_early(const cudaLaunchConfig_t *config)
+{
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const cudaLaunchAttribute *attribute = &config->attrs[i];
+        if (attribute->id == cudaLaunchAttributeProgrammaticStreamSerialization) {
+            return attribute->val.programmaticStreamSerializationAllowed != 0;
+        }
+    }
+    return false;
+}
+
 const char *direction_name(cudaMemcpyKind kind)
 {
     switch (kind) {
@@ -98,9 +110,9 @@ void emulator_log_node(const char *how, const emulator_node *node)
     const emulator_kernel *k = &node->kernel;
 
     if (node->kind == emulator_node::launch) {
-        emulator_log("%slaunch %s, grid %u %u %u, block %u %u %u, shared %zu\n", how,
+        emulator_log("%slaunch %s, grid %u %u %u, block %u %u %u, shared %zu%s\n", how,
                      emulator_kernel_name(k->function), k->grid.x, k->grid.y, k->grid.z, k->block.x,
-                     k->block.y, k->block.z, k->shared);
+                     k->block.y, k->block.z, k->shared, k->early ? ", early" : "");
     } else if (node->kind == emulator_node::copy) {
         emulator_log("%scopy %zu bytes, %s\n", how, node->width * node->height,
                      direction_name(node->direction));
@@ -125,8 +137,12 @@ cudaError_t emulator_launch(const cudaLaunchConfig_t *config, const void *functi
         return emulator_leave(error);
     }
     node.kind = emulator_node::launch;
-    node.kernel =
-        emulator_kernel{run, function, config->gridDim, config->blockDim, config->dynamicSmemBytes};
+    node.kernel = emulator_kernel{run,
+                                  function,
+                                  config->gridDim,
+                                  config->blockDim,
+                                  config->dynamicSmemBytes,
+                                  is_early(config)};
     node.arguments = arguments;
     node.arguments_size = size;
     return emulator_leave(emulator_submit(config->stream, &node));

@@ -151,9 +151,41 @@ START_TEST(test_abort_write_behind_shared)
 }
 END_TEST
 
+__global__ void waiting_kernel(unsigned waiting)
+{
+    if (threadIdx.x < waiting) {
+        cudaGridDependencySynchronize();
+    }
+    cudaTriggerProgrammaticLaunchCompletion();
+}
+
+void run_early(unsigned waiting, int allowed)
+{
+    cudaLaunchAttribute serial = {};
+    cudaLaunchConfig_t config = {};
+    serial.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    serial.val.programmaticStreamSerializationAllowed = allowed;
+    config.gridDim = 2;
+    config.blockDim = 64;
+    config.attrs = &serial;
+    config.numAttrs = 1;
+    ck_assert_int_eq(cudaLaunchKernelEx(&config, waiting_kernel, waiting), cudaSuccess);
+}
+
+START_TEST(test_abort_not_waited)
+{
+    run_early(63, 1);
+}
+END_TEST
+
 START_TEST(test_allowed)
 {
     buffer<float> out(8);
+    const uint64_t before = emulator_early_launches();
+    run_early(64, 1);
+    run_early(0, 0);
+    run(waiting_kernel, 1, 64, 0, 64u);
+    ck_assert_uint_eq(emulator_early_launches() - before, 1);
     run(write_kernel, 1, 1, 0, out.device, 7);
     run(write_shared_kernel, 1, 1, 8 * sizeof(float), 7);
 }
@@ -164,10 +196,18 @@ END_TEST
 int main()
 {
     const TTest *const plain[] = {test_allowed, nullptr};
-    const TTest *const aborting[] = {
-        test_abort_early_exit,   test_abort_different_barriers,  test_abort_different_collectives,
-        test_abort_deadlock,     test_abort_not_in_mask,         test_abort_misaligned,
-        test_abort_not_shared,   test_abort_copy_outside,        test_abort_write_behind,
-        test_abort_write_before, test_abort_write_behind_shared, nullptr};
+    const TTest *const aborting[] = {test_abort_early_exit,
+                                     test_abort_different_barriers,
+                                     test_abort_different_collectives,
+                                     test_abort_deadlock,
+                                     test_abort_not_in_mask,
+                                     test_abort_misaligned,
+                                     test_abort_not_shared,
+                                     test_abort_copy_outside,
+                                     test_abort_write_behind,
+                                     test_abort_write_before,
+                                     test_abort_write_behind_shared,
+                                     test_abort_not_waited,
+                                     nullptr};
     return run_suite("mistakes in emulated kernels", plain, aborting, nullptr, 0);
 }

@@ -28,7 +28,7 @@ int run(ser_queue *queue, const ser_attention_args *args,
     const size_t masks = p.dropout.threshold > 0 ? static_cast<size_t>(block.rows) * MASK_BYTES : 0;
     const dim3 grid(static_cast<unsigned>(args->rows.batch * p.tiles),
                     static_cast<unsigned>(p.heads), static_cast<unsigned>(block.pieces));
-    return ser_launch(queue, {grid, block.threads, block.shared + masks}, kernel, p);
+    return ser_launch_early(queue, {grid, block.threads, block.shared + masks}, kernel, p);
 }
 
 template <typename T, int COLUMNS, int N>

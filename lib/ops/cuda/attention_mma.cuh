@@ -312,6 +312,7 @@ template <int WIDTH, int TILES>
 __global__ void __launch_bounds__(MMA_THREADS, TILES == 1 ? 3 : 2)
     attention_mma(const attention_problem<bf16> p)
 {
+    wait_for_previous();
     using sizes = mma_sizes<WIDTH, TILES>;
     SER_SHARED(bf16, queries);
     bf16 *stages = queries + sizes::QUERIES;

@@ -191,6 +191,7 @@ __device__ __forceinline__ void plain_write(const attention_problem<T> &p, const
 template <typename T, int COLUMNS, int N>
 __global__ void __launch_bounds__(PLAIN_THREADS, 2) attention_plain(const attention_problem<T> p)
 {
+    wait_for_previous();
     using sizes = plain_sizes<COLUMNS>;
     SER_SHARED(float, queries);
     float *keys = queries + sizes::KEYS_AT; /* afterwards the probabilities */

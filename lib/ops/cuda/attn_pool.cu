@@ -45,6 +45,7 @@ __device__ __forceinline__ void softmax(float *alpha, int64_t frames)
 template <typename U>
 __global__ void __launch_bounds__(SCORE_THREADS) pool_weights(const scores<U> a)
 {
+    wait_for_previous();
     const int64_t first = int64_t{blockIdx.x} * a.padded;
     const int64_t frames = a.valid[blockIdx.x];
     float *alpha = a.alpha + first;
@@ -81,7 +82,8 @@ template <typename U> int launch_weights(ser_queue *queue, const ser_attn_pool_a
         .aligned = args->u.cols % PACK == 0 && ser_pack_aligned(args->u.data) &&
                    ser_pack_aligned(args->w.data),
     };
-    return ser_launch(queue, {ser_grid(args->rows.batch, 1), SCORE_THREADS, 0}, pool_weights<U>, a);
+    return ser_launch_early(queue, {ser_grid(args->rows.batch, 1), SCORE_THREADS, 0},
+                            pool_weights<U>, a);
 }
 
 } // namespace

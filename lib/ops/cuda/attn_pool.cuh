@@ -65,6 +65,7 @@ template <typename X> struct frame_sum {
 template <typename X>
 __global__ void __launch_bounds__(SUM_WARPS *WARP) weighted_sum(const frame_sum<X> a)
 {
+    wait_for_previous();
     const int64_t channel = int64_t{blockIdx.y} * WARP + threadIdx.x % WARP;
     const int64_t first = int64_t{blockIdx.x} * a.padded;
     const bool exists = channel < a.channels;
@@ -93,7 +94,7 @@ int launch_sum(ser_queue *queue, const ser_tensor &x, const ser_rows &rows, cons
     };
     dim3 grid = ser_grid(rows.batch, 1);
     grid.y = static_cast<unsigned>(cuda_ceil_div(a.channels, WARP));
-    return ser_launch(queue, {grid, SUM_WARPS * WARP, 0}, weighted_sum<X>, a);
+    return ser_launch_early(queue, {grid, SUM_WARPS * WARP, 0}, weighted_sum<X>, a);
 }
 
 } // namespace

@@ -104,6 +104,7 @@ __device__ __forceinline__ void norm_row(const tail<T> &a, int64_t row, int begi
 template <typename T, int ROUNDS>
 __global__ void __launch_bounds__(WARPS *WARP) norm_kernel(const tail<T> a)
 {
+    wait_for_previous();
     const int64_t t = int64_t{blockIdx.x} * WARPS + threadIdx.x / WARP;
     const int begin = static_cast<int>(threadIdx.x % WARP) * PACK;
     if (t >= a.padded) {
@@ -156,6 +157,7 @@ __device__ __forceinline__ void norm_long_row(const tail<T> &a, int64_t row, flo
 template <typename T>
 __global__ void __launch_bounds__(PACK_THREADS) norm_long_kernel(const tail<T> a)
 {
+    wait_for_previous();
     __shared__ float parts[2 * WARP];
     for (int64_t clip = blockIdx.y; clip < a.batch; clip += gridDim.y) {
         const int64_t row = (clip * a.padded + blockIdx.x) * a.channels;
@@ -175,6 +177,7 @@ __global__ void __launch_bounds__(PACK_THREADS) norm_long_kernel(const tail<T> a
 template <typename T>
 __global__ void __launch_bounds__(PACK_THREADS) gelu_kernel(const tail<T> a, int shift)
 {
+    wait_for_previous();
     const int64_t t = (int64_t{blockIdx.x} * PACK_THREADS + threadIdx.x) >> shift;
     const int lanes = 1 << shift;
     const int begin = (static_cast<int>(threadIdx.x) & (lanes - 1)) * PACK;
@@ -204,6 +207,7 @@ __global__ void __launch_bounds__(PACK_THREADS) gelu_kernel(const tail<T> a, int
 template <typename N>
 __global__ void __launch_bounds__(PACK_THREADS) zero_kernel(N *y, ser_rows rows, int64_t width)
 {
+    wait_for_previous();
     for (int64_t clip = blockIdx.y; clip < rows.batch; clip += gridDim.y) {
         const int64_t end = (clip + 1) * rows.padded * width;
         int64_t at = (clip * rows.padded + rows.valid[clip]) * width;
@@ -219,14 +223,14 @@ template <typename T> int run_norm(ser_queue *queue, const tail<T> &a)
     const ser_shape shape = {grid_of(cuda_ceil_div(a.padded, WARPS), a.batch), WARPS * WARP, 0};
     const int64_t rounds = cuda_ceil_div(a.channels, WARP * PACK);
     if (rounds > MOST_ROUNDS) {
-        return ser_launch(queue, {grid_of(a.padded, a.batch), PACK_THREADS, 0}, norm_long_kernel<T>,
-                          a);
+        return ser_launch_early(queue, {grid_of(a.padded, a.batch), PACK_THREADS, 0},
+                                norm_long_kernel<T>, a);
     }
     switch (rounds) {
-    case 1: return ser_launch(queue, shape, norm_kernel<T, 1>, a);
-    case 2: return ser_launch(queue, shape, norm_kernel<T, 2>, a);
-    case 3: return ser_launch(queue, shape, norm_kernel<T, 3>, a);
-    default: return ser_launch(queue, shape, norm_kernel<T, MOST_ROUNDS>, a);
+    case 1: return ser_launch_early(queue, shape, norm_kernel<T, 1>, a);
+    case 2: return ser_launch_early(queue, shape, norm_kernel<T, 2>, a);
+    case 3: return ser_launch_early(queue, shape, norm_kernel<T, 3>, a);
+    default: return ser_launch_early(queue, shape, norm_kernel<T, MOST_ROUNDS>, a);
     }
 }
 
@@ -234,7 +238,8 @@ template <typename T> int run_gelu(ser_queue *queue, const tail<T> &a)
 {
     const int shift = lanes_shift(a.channels);
     const int64_t blocks = cuda_ceil_div(a.padded << shift, PACK_THREADS);
-    return ser_launch(queue, {grid_of(blocks, a.batch), PACK_THREADS, 0}, gelu_kernel<T>, a, shift);
+    return ser_launch_early(queue, {grid_of(blocks, a.batch), PACK_THREADS, 0}, gelu_kernel<T>, a,
+                            shift);
 }
 
 template <typename T> int run_tail(ser_queue *queue, const cuda_conv_tail *args)
@@ -262,8 +267,8 @@ template <typename N> int run_zero(ser_queue *queue, const ser_tensor *y, const 
 {
     const int64_t width = y->cols * static_cast<int64_t>(cuda_element_size(y->type)) /
                           static_cast<int64_t>(sizeof(N));
-    return ser_launch(queue, {grid_of(FILL_BLOCKS, rows.batch), PACK_THREADS, 0}, zero_kernel<N>,
-                      static_cast<N *>(y->data), rows, width);
+    return ser_launch_early(queue, {grid_of(FILL_BLOCKS, rows.batch), PACK_THREADS, 0},
+                            zero_kernel<N>, static_cast<N *>(y->data), rows, width);
 }
 
 } // namespace

@@ -65,6 +65,7 @@ __device__ __forceinline__ float row_loss(const row_view &row, const float *targ
 
 __global__ void __launch_bounds__(ROWS *WARP) cross_entropy(const forward a)
 {
+    wait_for_previous();
     const unsigned lane = threadIdx.x % WARP;
     const int64_t b = int64_t{blockIdx.x} * ROWS + threadIdx.x / WARP;
     if (b >= a.rows) {
@@ -140,7 +141,7 @@ int ser_cuda_cross_entropy_fwd(ser_queue *queue, const ser_cross_entropy_args *a
         .rows = args->logits.rows,
         .classes = args->logits.cols,
     };
-    return ser_launch(queue, {ser_grid(a.rows, ROWS), ROWS * WARP, 0}, cross_entropy, a);
+    return ser_launch_early(queue, {ser_grid(a.rows, ROWS), ROWS * WARP, 0}, cross_entropy, a);
 }
 
 int ser_cuda_cross_entropy_bwd(ser_queue *queue, const ser_cross_entropy_args *args)

@@ -11,7 +11,10 @@
 #include "ops/cuda/convolutions.h"
 #include "ops/cuda/products.h"
 
-enum { LEAST_MAJOR = 8 }; /* Ampere: bf16 tensor cores, cp.async */
+enum {
+    LEAST_MAJOR = 8, /* Ampere: bf16 tensor cores, cp.async */
+    EARLY_MAJOR = 9, /* Hopper: programmatic dependent launch */
+};
 
 /* --- Device --- */
 
@@ -220,6 +223,34 @@ static void cuda_host_free(ser_context *context, void *memory)
 
 /* --- Queue --- */
 
+/* Only where it is asked for: what graphs make of it no card has shown yet (tests/gpu/TODO.md). */
+static enum cuda_early early_at_first(const ser_context *context)
+{
+    const char *asked = getenv("SER_EARLY_LAUNCH");
+    const bool wanted = asked != NULL && strcmp(asked, "1") == 0;
+    return wanted && context->major >= EARLY_MAJOR ? CUDA_EARLY_UNKNOWN : CUDA_EARLY_OFF;
+}
+
+/* PTX of an older card, translated for one that has no code of its own here, does not wait. */
+bool ser_cuda_starts_early(ser_queue *queue, const void *kernel)
+{
+    cuda_queue *q = cuda_queue_of(queue);
+    if (q->early == CUDA_EARLY_UNKNOWN) {
+        struct cudaFuncAttributes code = {.ptxVersion = 0};
+        if (cudaFuncGetAttributes(&code, kernel) != cudaSuccess) {
+            cudaGetLastError(); /* the launch will say it */
+            return false;
+        }
+        q->early = code.ptxVersion >= 10 * EARLY_MAJOR ? CUDA_EARLY_ON : CUDA_EARLY_OFF;
+    }
+    return q->early == CUDA_EARLY_ON;
+}
+
+void ser_cuda_refuse_early(ser_queue *queue)
+{
+    cuda_queue_of(queue)->early = CUDA_EARLY_OFF;
+}
+
 static int cuda_queue_create(ser_context *context, int32_t threads, ser_queue **queue)
 {
     (void)threads;
@@ -239,6 +270,7 @@ static int cuda_queue_create(ser_context *context, int32_t threads, ser_queue **
     }
     q->base.ops = &ser_cuda_ops;
     q->base.context = context;
+    q->early = early_at_first(context);
     *queue = &q->base;
     return 0;
 }
@@ -360,6 +392,9 @@ static int cuda_capture_end(ser_queue *queue, bool failed, ser_graph **graph)
     }
     if (recorded != NULL) {
         cudaGraphDestroy(recorded);
+    }
+    if (status != 0 && status != SER_ERR_MEMORY) {
+        ser_cuda_refuse_early(queue);
     }
     if (status != 0) {
         ser_mem_free(g);

@@ -32,11 +32,16 @@ struct ser_context {
     ser_products *products;
 };
 
+/* Whether kernels that can start before the one in front has finished are launched so (launch.cuh).
+ * What their code was compiled for, and so whether it waits, the first of them shows. */
+enum cuda_early { CUDA_EARLY_OFF, CUDA_EARLY_UNKNOWN, CUDA_EARLY_ON };
+
 /* A stream with its scratch. */
 typedef struct cuda_queue {
     ser_queue base;
     cudaStream_t stream;
-    bool capturing;                 /* work is recorded, nothing may be measured or allocated */
+    bool capturing; /* work is recorded, nothing may be measured or allocated */
+    enum cuda_early early;
     ser_convolutions *convolutions; /* or NULL: none was needed yet */
 } cuda_queue;
 
@@ -82,6 +87,11 @@ static inline size_t cuda_carve(size_t *total, size_t size)
 /* 0, or the failure that `error` means, with a text that names the device and `what` was tried. An
  * error that poisons the CUDA context marks the device as failed (status.c). */
 int ser_cuda_status(ser_context *context, cudaError_t error, const char *what);
+
+/* Whether `kernel`, and with it all kernels here, may start early. */
+bool ser_cuda_starts_early(ser_queue *queue, const void *kernel);
+/* From now on none does: what failed may have been that. */
+void ser_cuda_refuse_early(ser_queue *queue);
 
 /* Make the device the calling thread's and refuse one that has failed; every op begins with it. */
 int ser_cuda_enter(ser_context *context);

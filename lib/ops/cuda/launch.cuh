@@ -27,27 +27,72 @@ struct ser_shape {
     size_t shared; /* bytes of dynamic shared memory */
 };
 
-/* Queue `kernel`, whose arguments must have exactly its parameters' types. */
+/* Queue `kernel`, whose arguments must have exactly its parameters' types; `early`: see below. */
 template <typename... P, typename... A>
-int ser_launch(ser_queue *queue, const ser_shape &shape, void (*kernel)(P...), const A &...args)
+int ser_launch_with(ser_queue *queue, bool early, const ser_shape &shape, void (*kernel)(P...),
+                    const A &...args)
 {
+    const void *function = reinterpret_cast<const void *>(kernel);
     if (shape.shared > SHARED_BY_DEFAULT) {
         /* All that there is: the setting is the kernel's, not the launch's, and with this launch's
          * own need another thread could lower it in between. */
-        const cudaError_t error = cudaFuncSetAttribute(
-            reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-            static_cast<int>(queue->context->shared_limit));
+        const cudaError_t error =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(queue->context->shared_limit));
         if (error != cudaSuccess) {
             return ser_cuda_status(queue->context, error, "shared memory for a kernel");
         }
     }
+    cudaLaunchAttribute serial = {};
+    serial.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    serial.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = shape.grid;
     config.blockDim = dim3(shape.threads);
     config.dynamicSmemBytes = shape.shared;
     config.stream = cuda_queue_of(queue)->stream;
-    return ser_cuda_status(queue->context, cudaLaunchKernelEx(&config, kernel, args...),
-                           "a kernel launch");
+    config.attrs = &serial;
+    config.numAttrs = early && ser_cuda_starts_early(queue, function) ? 1 : 0;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, args...);
+    if (error != cudaSuccess && config.numAttrs > 0) {
+        ser_cuda_refuse_early(queue);
+    }
+    return ser_cuda_status(queue->context, error, "a kernel launch");
+}
+
+template <typename... P, typename... A>
+int ser_launch(ser_queue *queue, const ser_shape &shape, void (*kernel)(P...), const A &...args)
+{
+    return ser_launch_with(queue, false, shape, kernel, args...);
+}
+
+/* --- Starting early (CUDA programming guide, "Programmatic Dependent Launch") --- */
+
+/* Queue a kernel that may start before the one in front of it has finished, so that its launch is
+ * not in the gap between the two. Its first statement is wait_for_previous. */
+template <typename... P, typename... A>
+int ser_launch_early(ser_queue *queue, const ser_shape &shape, void (*kernel)(P...),
+                     const A &...args)
+{
+    return ser_launch_with(queue, true, shape, kernel, args...);
+}
+
+/*
+ * Returns when the kernel in front has finished and all that it wrote is seen; before that nothing
+ * in the device's memory may be read or written, weights neither: they may be what it writes. Every
+ * thread calls it, also one that has nothing to do. So a kernel that has finished had waited for the
+ * one in front of it, and that one likewise: who waits for one waits for all. For a copy or a fill
+ * in front the stream waits, as does a kernel behind that is launched plainly.
+ *
+ * From here on the next kernel may start, up to its own call of this. It gets only what this one's
+ * blocks leave free: all of them have their places when the last one comes here.
+ */
+__device__ __forceinline__ void wait_for_previous()
+{
+#if defined(SER_EMULATION) || __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
 }
 
 /* Blocks for `count` items, `each` per block. The grid's x has room for 2^31 - 1. */

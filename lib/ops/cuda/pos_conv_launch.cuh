@@ -141,18 +141,18 @@ int launch_conv(ser_queue *queue, const conv_size &size, const plan &p, const co
     shape.grid.y = static_cast<unsigned>(size.groups);
     if constexpr (sizeof(T) == sizeof(bf16)) {
         if (p.kernel != nullptr) {
-            const int status = ser_launch(queue, shape, p.kernel, call);
+            const int status = ser_launch_early(queue, shape, p.kernel, call);
             const ser_shape adding = {.grid =
                                           ser_grid(call.rows * call.channels, PACK * PACK_THREADS),
                                       .threads = PACK_THREADS,
                                       .shared = 0};
             return status != 0 || call.parts == nullptr
                        ? status
-                       : ser_launch(queue, adding, add_parts<D>, call);
+                       : ser_launch_early(queue, adding, add_parts<D>, call);
         }
     }
     shape.grid.z = static_cast<unsigned>(cuda_ceil_div(size.width, OUTPUTS));
-    return ser_launch(queue, shape, pos_conv_portable<D, T>, call);
+    return ser_launch_early(queue, shape, pos_conv_portable<D, T>, call);
 }
 
 } // namespace

@@ -114,6 +114,7 @@ __device__ __forceinline__ void store_one(const conv_call<T> &call, int64_t at, 
 template <direction D, typename T>
 __global__ void __launch_bounds__(THREADS) pos_conv_portable(const conv_call<T> call)
 {
+    wait_for_previous();
     SER_SHARED(float, slice); /* [FRAMES + TAPS - 1, pitch], then the weights */
     const portable_layout l = portable_layout_of(call.width);
     float *weights = slice + (FRAMES + TAPS - 1) * l.pitch;

@@ -339,6 +339,7 @@ __device__ __forceinline__ void store_part(const conv_call<bf16> &call, const ti
 template <direction D, int WIDTH, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, 2) pos_conv_tensor(const conv_call<bf16> call)
 {
+    wait_for_previous();
     using L = layout<WIDTH, BLOCKS>;
     constexpr result FIRST = D == FORWARD ? Y : DX;
     SER_SHARED(bf16, slice); /* [ROWS + kernel - 1, PITCH], then two stages */
@@ -376,6 +377,7 @@ __global__ void __launch_bounds__(THREADS, 2) pos_conv_tensor(const conv_call<bf
 template <direction D>
 __global__ void __launch_bounds__(PACK_THREADS) add_parts(const conv_call<bf16> call)
 {
+    wait_for_previous();
     const int64_t at = pack_first();
     const int64_t size = call.rows * call.channels;
     if (at >= size) {

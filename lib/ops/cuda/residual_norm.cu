@@ -102,6 +102,7 @@ __device__ __forceinline__ void add_row(const forward<T> &a, int64_t first, int3
 template <typename T, int ROUNDS>
 __global__ void __launch_bounds__(MOST_WARPS *WARP) norm_in_registers(const forward<T> a)
 {
+    wait_for_previous();
     const int64_t row = row_of_warp();
     if (row >= a.rows) {
         return;
@@ -170,6 +171,7 @@ template <typename T> __device__ __forceinline__ float sum_of(const forward<T> &
 template <typename T>
 __global__ void __launch_bounds__(MOST_WARPS *WARP) norm_in_passes(const forward<T> a)
 {
+    wait_for_previous();
     const int64_t row = row_of_warp();
     if (row >= a.rows) {
         return;
@@ -248,7 +250,7 @@ template <typename T> int launch(ser_queue *queue, const ser_residual_norm_args 
     const unsigned warps = a.rows < int64_t{MOST_WARPS} * queue->context->multiprocessors
                                ? 1
                                : static_cast<unsigned>(MOST_WARPS);
-    return ser_launch(queue, {ser_grid(a.rows, warps), warps * WARP, 0}, kernel_for(a), a);
+    return ser_launch_early(queue, {ser_grid(a.rows, warps), warps * WARP, 0}, kernel_for(a), a);
 }
 
 } // namespace

@@ -53,8 +53,8 @@ int fold_clips(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan
     };
     const dim3 grid(static_cast<unsigned>(moments.batch),
                     static_cast<unsigned>(cuda_ceil_div(fold.channels, FOLD_THREADS)));
-    return ser_launch(queue, {grid, FOLD_THREADS, ser_wave_moments_shared(args->kernel)},
-                      wave_fold_clips, fold);
+    return ser_launch_early(queue, {grid, FOLD_THREADS, ser_wave_moments_shared(args->kernel)},
+                            wave_fold_clips, fold);
 }
 
 /* The bank that all clips share and, for LAYER, its spread. */
@@ -70,8 +70,8 @@ int make_bank(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan 
         .pitch = plan.pitch,
         .bank = ser_wave_scratch<float>(queue, plan.bank),
     };
-    const int status = ser_launch(queue, {ser_grid(plan.bank_size, BANK_THREADS), BANK_THREADS, 0},
-                                  wave_make_bank, bank);
+    const int status = ser_launch_early(
+        queue, {ser_grid(plan.bank_size, BANK_THREADS), BANK_THREADS, 0}, wave_make_bank, bank);
     if (status != 0 || args->norm != SER_CONV_NORM_LAYER) {
         return status;
     }
@@ -83,8 +83,8 @@ int make_bank(ser_queue *queue, const ser_wave_conv_args *args, const wave_plan 
         .spread = ser_wave_scratch<double>(queue, plan.spread),
     };
     const int64_t items = int64_t{spread.size} * spread.size;
-    return ser_launch(queue, {ser_grid(items, SPREAD_WARPS), SPREAD_THREADS, 0}, wave_find_spread,
-                      spread);
+    return ser_launch_early(queue, {ser_grid(items, SPREAD_WARPS), SPREAD_THREADS, 0},
+                            wave_find_spread, spread);
 }
 
 size_t shared_bytes(int64_t frames, int32_t kernel, int32_t stride)
@@ -114,8 +114,8 @@ template <typename T, int TAIL, int V> int launch(ser_queue *queue, int64_t batc
     const int32_t groups = frames / WAVE_FRAMES < WAVE_GROUPS ? frames / WAVE_FRAMES : WAVE_GROUPS;
     const dim3 grid(static_cast<unsigned>(batch * a.blocks),
                     static_cast<unsigned>(cuda_ceil_div(packs, a.lanes)));
-    return ser_launch(queue, {grid, static_cast<unsigned>(groups * a.lanes), shared},
-                      wave_convolve<T, TAIL, V>, a);
+    return ser_launch_early(queue, {grid, static_cast<unsigned>(groups * a.lanes), shared},
+                            wave_convolve<T, TAIL, V>, a);
 }
 
 /* 16 bytes a thread where rows of y are made of such. */

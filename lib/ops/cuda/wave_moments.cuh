@@ -70,6 +70,7 @@ __device__ __forceinline__ double transposed_sum(double (&v)[WARP])
 
 static __global__ void __launch_bounds__(MOMENT_THREADS) wave_sum_moments(const wave_moments a)
 {
+    wait_for_previous();
     const int64_t item = int64_t{blockIdx.x} * MOMENT_WARPS + threadIdx.x / WARP;
     if (item >= a.batch * a.chunks * a.tiles) {
         return;
@@ -143,8 +144,8 @@ static inline size_t ser_wave_moments_size(const ser_wave_conv_args *args)
 static inline int ser_wave_sum_moments(ser_queue *queue, const wave_moments &a)
 {
     const int64_t warps = a.batch * a.chunks * a.tiles;
-    return ser_launch(queue, {ser_grid(warps, MOMENT_WARPS), MOMENT_THREADS, 0}, wave_sum_moments,
-                      a);
+    return ser_launch_early(queue, {ser_grid(warps, MOMENT_WARPS), MOMENT_THREADS, 0},
+                            wave_sum_moments, a);
 }
 
 /* --- Moments: m = mean_t p, S = mean_t p p^T - m m^T --- */

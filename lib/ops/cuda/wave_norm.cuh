@@ -36,6 +36,7 @@ struct wave_fold {
 /* Block (clip, some channels). */
 static __global__ void __launch_bounds__(FOLD_THREADS) wave_fold_clips(const wave_fold a)
 {
+    wait_for_previous();
     SER_SHARED(double, m);
     const int64_t clip = blockIdx.x;
     const int32_t kernel = a.moments.kernel;
@@ -73,6 +74,7 @@ struct wave_bank {
 
 static __global__ void __launch_bounds__(BANK_THREADS) wave_make_bank(const wave_bank a)
 {
+    wait_for_previous();
     const int64_t at = int64_t{blockIdx.x} * BANK_THREADS + threadIdx.x;
     const int64_t row = at / a.pitch;
     const int64_t c = at % a.pitch;
@@ -113,6 +115,7 @@ __device__ __forceinline__ double warp_mean(const float *x, int64_t channels)
 /* A warp for every element of S. */
 static __global__ void __launch_bounds__(SPREAD_THREADS) wave_find_spread(const wave_spread a)
 {
+    wait_for_previous();
     const int64_t item = int64_t{blockIdx.x} * SPREAD_WARPS + threadIdx.x / WARP;
     if (item >= int64_t{a.size} * a.size) {
         return;

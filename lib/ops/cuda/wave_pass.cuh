@@ -164,6 +164,7 @@ __device__ __forceinline__ int32_t within(int64_t x, int32_t most)
 template <typename T, int TAIL, int V>
 __global__ void __launch_bounds__(WAVE_GROUPS *WAVE_LANES, 2) wave_convolve(const wave_pass<T> a)
 {
+    wait_for_previous();
     SER_SHARED(float2, stats); /* [frames] */
     float *samples = reinterpret_cast<float *>(stats + a.frames);
     const int64_t clip = blockIdx.x / a.blocks;
