@@ -64,6 +64,20 @@ void ser_products_close(ser_products *)
 {
 }
 
+/* Times of the host decide nothing, so no choices are kept. */
+struct ser_algorithms *ser_products_algorithms(const ser_context *)
+{
+    return nullptr;
+}
+
+void ser_products_begin_measuring(ser_context *)
+{
+}
+
+void ser_products_end_measuring(ser_context *)
+{
+}
+
 size_t ser_products_scratch(const ser_queue *queue)
 {
     return queue->context->products->scratch;

@@ -4,7 +4,8 @@
  * in memory and in a file, so that a shape is measured once per device and library, and sums are
  * made in the same order in every later run. (Where two first runs measure at once, the file keeps
  * the choice of the one that wrote last.) Knows nothing of CUDA: an algorithm is 64 bytes. What
- * convolution_choice.c has measured is kept here, too, under keys with a flag of their own.
+ * convolution_choice.c and gelu_product_choice.c have measured is kept here, too, under keys with
+ * flags of their own.
  */
 #ifndef SER_OPS_CUDA_ALGORITHMS_H
 #define SER_OPS_CUDA_ALGORITHMS_H
@@ -14,8 +15,10 @@
 
 enum { SER_ALGORITHMS_MAX = 16384, SER_ALGORITHMS_IDENTITY = 192 };
 
-/* Among the flags of a key: it is none of a product. */
-#define SER_ALGORITHMS_CONVOLUTION (UINT32_C(1) << 31)
+/* Among the flags of a key: it is none of a product, but convolution_choice.c's, or
+ * gelu_product_choice.c's. */
+#define SER_ALGORITHMS_CONVOLUTION  (UINT32_C(1) << 31)
+#define SER_ALGORITHMS_GELU_PRODUCT (UINT32_C(1) << 30)
 
 typedef struct ser_algorithms ser_algorithms;
 

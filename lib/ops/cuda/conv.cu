@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "ops/cuda/conv.cuh"
 #include "ops/cuda/convolutions.h"
+#include "ops/cuda/gelu_product.h"
 
 static size_t larger(size_t a, size_t b)
 {
@@ -132,10 +133,20 @@ static int product_and_tail(cuda_queue *queue, const void *data)
     return status == 0 ? ser_cuda_conv_tail(&queue->base, &tail) : status;
 }
 
+/* Without cuDNN. */
+static int multiply(cuda_queue *queue, const void *data)
+{
+    const cuda_way other = {product_and_tail, data};
+    cuda_convolution fused;
+    return fuse(static_cast<const ser_conv_args *>(data), &fused)
+               ? ser_gelu_product(queue, &fused, &other)
+               : product_and_tail(queue, data);
+}
+
 int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
 {
     cuda_queue *q = cuda_queue_of(queue);
-    const cuda_way other = {product_and_tail, args};
+    const cuda_way other = {multiply, args};
     cuda_convolution fused;
     const int status = ser_cuda_enter(queue->context);
     if (status != 0) {
@@ -144,5 +155,5 @@ int ser_cuda_conv_fwd(ser_queue *queue, const ser_conv_args *args)
     if (fuse(args, &fused) && ser_convolution_ready(q, &fused, &other)) {
         return ser_convolution_run(q, &fused);
     }
-    return product_and_tail(q, args);
+    return multiply(q, args);
 }

@@ -3,6 +3,7 @@
 #include <ser/common.h>
 
 #include "ops/cuda/convolutions.h"
+#include "ops/cuda/gelu_product.h"
 #include "ops/cuda/packs.cuh"
 #include "ops/cuda/products.h"
 
@@ -53,8 +54,7 @@ static bool fuse(const ser_linear_args *args, cuda_convolution *fused)
     fused->w = args->w;
     fused->bias = args->bias_bf16;
     fused->y = args->y;
-    return args->x.type == SER_BF16 && args->y.type == SER_BF16 &&
-           args->activation == SER_ACT_GELU;
+    return args->x.type == SER_BF16 && args->y.type == SER_BF16 && args->activation == SER_ACT_GELU;
 }
 
 /* Behind what forward and the products need: the partial sums of dbias. */
@@ -98,10 +98,20 @@ static int product_and_pass(cuda_queue *queue, const void *data)
                : run_activation<float>(&queue->base, args->y, args->activation);
 }
 
+/* Without cuDNN. */
+static int multiply(cuda_queue *queue, const void *data)
+{
+    const cuda_way other = {product_and_pass, data};
+    cuda_convolution fused;
+    return fuse(static_cast<const ser_linear_args *>(data), &fused)
+               ? ser_gelu_product(queue, &fused, &other)
+               : product_and_pass(queue, data);
+}
+
 int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
 {
     cuda_queue *q = cuda_queue_of(queue);
-    const cuda_way other = {product_and_pass, args};
+    const cuda_way other = {multiply, args};
     cuda_convolution fused;
     const int status = ser_cuda_enter(queue->context);
     if (status != 0) {
@@ -110,7 +120,7 @@ int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
     if (fuse(args, &fused) && ser_convolution_ready(q, &fused, &other)) {
         return ser_convolution_run(q, &fused);
     }
-    return product_and_pass(q, args);
+    return multiply(q, args);
 }
 
 /* dx = dy W */
