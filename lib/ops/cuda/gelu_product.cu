@@ -15,8 +15,7 @@ struct gelu_variant {
     const char *name;
     int rows, cols, threads;
     size_t shared;
-    double
-        share; /* of the tensor cores' rate while a tile is at work; guessed, for the order only */
+    double share; /* of the tensor cores' rate during a tile; guessed, for the order only */
     void (*kernel)(gelu_call);
 };
 
@@ -94,4 +93,29 @@ int ser_gelu_product_run(cuda_queue *queue, const cuda_convolution *call, int va
     const ser_shape shape = {ser_grid(tiles_of(call, v), 1), static_cast<unsigned>(v.threads),
                              v.shared};
     return ser_launch_early(&queue->base, shape, v.kernel, args);
+}
+
+namespace
+{
+
+/* Without cuDNN. */
+struct own_way {
+    const cuda_convolution *call;
+    const cuda_way *other;
+};
+
+int run_own(cuda_queue *queue, const void *data)
+{
+    const own_way *way = static_cast<const own_way *>(data);
+    return ser_gelu_product(queue, way->call, way->other);
+}
+
+} // namespace
+
+int ser_gelu_fused(cuda_queue *queue, const cuda_convolution *call, const cuda_way *other)
+{
+    const own_way own = {call, other};
+    const cuda_way way = {run_own, &own};
+    return ser_convolution_ready(queue, call, &way) ? ser_convolution_run(queue, call)
+                                                    : run_own(queue, &own);
 }

@@ -28,6 +28,9 @@ int ser_gelu_product(cuda_queue *queue, const cuda_convolution *call, const cuda
 
 /* --- gelu_product.cu --- */
 
+/* The same, unless cuDNN is asked for and faster still (convolutions.h): what ops call. */
+int ser_gelu_fused(cuda_queue *queue, const cuda_convolution *call, const cuda_way *other);
+
 /* How long a variant may take, in no unit: its share of the work of the busiest multiprocessor over
  * what part of its peak a tile of that size lets one reach. Infinite if it cannot do the call. */
 double ser_gelu_product_cost(const cuda_queue *queue, const cuda_convolution *call, int variant);

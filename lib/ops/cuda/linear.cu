@@ -98,29 +98,16 @@ static int product_and_pass(cuda_queue *queue, const void *data)
                : run_activation<float>(&queue->base, args->y, args->activation);
 }
 
-/* Without cuDNN. */
-static int multiply(cuda_queue *queue, const void *data)
-{
-    const cuda_way other = {product_and_pass, data};
-    cuda_convolution fused;
-    return fuse(static_cast<const ser_linear_args *>(data), &fused)
-               ? ser_gelu_product(queue, &fused, &other)
-               : product_and_pass(queue, data);
-}
-
 int ser_cuda_linear_fwd(ser_queue *queue, const ser_linear_args *args)
 {
     cuda_queue *q = cuda_queue_of(queue);
-    const cuda_way other = {multiply, args};
+    const cuda_way other = {product_and_pass, args};
     cuda_convolution fused;
     const int status = ser_cuda_enter(queue->context);
     if (status != 0) {
         return status;
     }
-    if (fuse(args, &fused) && ser_convolution_ready(q, &fused, &other)) {
-        return ser_convolution_run(q, &fused);
-    }
-    return multiply(q, args);
+    return fuse(args, &fused) ? ser_gelu_fused(q, &fused, &other) : product_and_pass(q, args);
 }
 
 /* dx = dy W */
