@@ -227,7 +227,7 @@ END_TEST
 START_TEST(test_no_engine)
 {
     device.cudnn->no_engine = true;
-    check_given_up("engine -1: NOT_SUPPORTED", 1);
+    check_given_up("without cuDNN: NOT_SUPPORTED", 1);
     ck_assert_int_eq(device.cudnn->heuristics, 3); /* all modes */
 }
 END_TEST
