@@ -151,13 +151,15 @@ def objection(name, precision, error, plain):
 # --- The run --------------------------------------------------------------------------------------
 
 
-def result_path(folder, card):
+def result_path(folder, card, kind="inference"):
     slug = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-    return folder / f"gpu-inference-{slug}.json"
+    return folder / f"gpu-{kind}-{slug}.json"
 
 
 class Bench:
     """One run: what is measured goes into self.run, which save() writes."""
+
+    kind, entries = "inference", peers.PEERS
 
     def __init__(self, arguments, deadline):
         self.arguments, self.deadline = arguments, deadline
@@ -176,7 +178,7 @@ class Bench:
             "standard": arguments.samples == 80000
             and all(config.get(key) == value for key, value in BASE.items()),
             "flop": sum(op.flop for op in floors.forward_ops(config, arguments.samples, 1, 2)),
-            "peers": {name: peers.PEERS[name].label for name in arguments.names},
+            "peers": {name: self.entries[name].label for name in arguments.names},
             "starts": {},
             "facts": {},
             "not_measured": dict(arguments.left_out),
@@ -185,7 +187,7 @@ class Bench:
         }
         self.path, self.old = None, {"runs": []}
         if arguments.results:
-            self.path = result_path(arguments.results, self.run["card"])
+            self.path = result_path(arguments.results, self.run["card"], self.kind)
             if arguments.append:
                 self.old = table.read(self.path)
 
@@ -206,6 +208,9 @@ class Bench:
     def leave_out(self, name, why):
         self.run["not_measured"][name] = str(why)
         self.say(f"not measured: {name}: {why}")
+
+    def title(self, size):
+        return f"{size['precision']}, B={size['batch']}"
 
     def task(self, name):
         a = self.arguments
@@ -242,7 +247,7 @@ class Bench:
         if self.probe.first["ready"]["note"]:
             self.note(self.probe.first["ready"]["note"])
         for name in self.arguments.names:
-            if peers.PEERS[name].precision == precision:
+            if self.entries[name].precision == precision:
                 try:
                     self.start(name)
                 except Failed as why:
@@ -255,11 +260,15 @@ class Bench:
 
     # --- One batch size
 
+    def request(self, size):
+        """What a worker has to know of it."""
+        return {"batch": size["batch"]}
+
     def make_ready(self, name, worker, size):
         """Prepare a worker for a size and check what it computes. Alone: its memory is its own."""
         found = {}
         with self.memory.peak(found):
-            chosen = worker.ask("size", batch=size["batch"])
+            chosen = worker.ask("size", **self.request(size))
         entry = {"host": [], "events": [], "span": [], "facts": chosen}
         if found and worker.held is not None:
             entry["memory_peak"] = worker.held + found["peak"]
@@ -289,10 +298,14 @@ class Bench:
         entry["host"] += answer["host"]
         entry["events"] += answer["events"] or []
 
+    def runs(self, size):
+        """Of every worker in a round."""
+        return self.arguments.runs if size["batch"] < 32 else max(2, self.arguments.runs // 4)
+
     def rounds(self, size):
         """Everybody in turn, starting with another one in each round."""
         names = list(size["workers"])
-        runs = self.arguments.runs if size["batch"] < 32 else max(2, self.arguments.runs // 4)
+        runs = self.runs(size)
         for n in range(self.arguments.rounds):
             self.deadline.check()
             found = self.probe.ask("probe")
@@ -313,7 +326,7 @@ class Bench:
             action()
         except Failed as why:
             size["failed"].append(name)
-            self.leave_out(f"{name}, {size['precision']}, B={size['batch']}", why)
+            self.leave_out(f"{name}, {self.title(size)}", why)
             if self.workers[name].process.poll() is not None:
                 self.workers.pop(name).stop()
 
@@ -324,13 +337,13 @@ class Bench:
             worker = self.process(name) if own else self.workers[name]
             try:
                 if own:
-                    worker.ask("size", batch=size["batch"])
+                    worker.ask("size", **self.request(size))
                 answer = worker.ask("trace", runs=self.arguments.traces)
             finally:
                 if own:
                     worker.stop()
         except Failed as why:
-            answer = {"why": f"{name}, {size['precision']}, B={size['batch']}: {why}"}
+            answer = {"why": f"{name}, {self.title(size)}: {why}"}
         if "why" in answer:
             self.note(f"no trace of the device: {answer.pop('why')}")
         size["workers"][name].update(answer)
@@ -389,24 +402,26 @@ class Bench:
 # --- Command line ---------------------------------------------------------------------------------
 
 
-def parse(argv):
+def parse(argv, entries=peers.PEERS, usual=USUAL, tiny=TINY, description=__doc__, parents=()):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    others = [name for name in peers.PEERS if not name.startswith("libser")]
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=parents)
+    others = [name for name in entries if not name.startswith("libser")]
     add = parser.add_argument
     add("--work", type=pathlib.Path, default=pathlib.Path("/var/tmp/ser-gpu-bench"),
         help="folder for weights, inputs, caches, logs (0.6 GB)")
     add("--model", type=pathlib.Path, help="transformers directory; default: made in --work")
     add("--seconds", type=float, help="length of a clip; default: 5")
-    add("--batches", type=int, nargs="+", help="default: 1 8 64")
+    add("--batches", type=int, nargs="+",
+        help=f"default: {' '.join(map(str, usual['batches']))}")
     add("--peers", default=",".join(others), help='comma-separated, "" for none; of: %(default)s')
     add("--only", choices=["bf16", "f32"], help="of libser and of the peers")
     add("--skip-compiled", action="store_true", help="nothing by torch.compile")
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--rounds", type=int, help="default: 10")
-    add("--runs", type=int, help="per round and worker, a quarter of it from B=32; default: 20")
-    add("--warm", type=int, help="runs before them that do not count; default: 2")
+    add("--runs", type=int,
+        help="per round and worker (inference: a quarter of it from B=32); default: 20")
+    add("--warm", type=int, help=f"runs before them that do not count; default: {usual['warm']}")
     add("--starts", type=int, help="how often every worker is started; default: 2")
     add("--traces", type=int, default=10, help="runs under the profiler")
     add("--time-limit", type=float, default=1e9, metavar="S", help="stop after so many seconds")
@@ -415,17 +430,18 @@ def parse(argv):
     add("--tiny", action="store_true",
         help="try everything with a network of tests/golden and 1 s; no file without --results")
     arguments = parser.parse_args(argv)
-    for name, value in (TINY if arguments.tiny else USUAL).items():
+    for name, value in (tiny if arguments.tiny else usual).items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if min(arguments.batches + [arguments.rounds, arguments.runs, arguments.starts]) < 1:
         parser.error("batches, rounds, runs and starts must be at least 1")
-    choose_names(parser, arguments, others)
+    choose_names(parser, arguments, entries)
     return arguments
 
 
-def choose_names(parser, arguments, others):
+def choose_names(parser, arguments, entries):
     """arguments.names: libser and the peers to be measured; .left_out: those not asked for."""
+    others = [name for name in entries if not name.startswith("libser")]
     asked = [name for name in arguments.peers.split(",") if name]
     unknown = [name for name in asked if name not in others]
     if unknown:
@@ -434,7 +450,7 @@ def choose_names(parser, arguments, others):
     arguments.batches = sorted(set(arguments.batches))
     arguments.names = [
         name
-        for name, entry in peers.PEERS.items()
+        for name, entry in entries.items()
         if entry.precision in arguments.precisions and (name in asked or name.startswith("libser"))
     ]
     arguments.left_out = {name: table.NOT_ASKED for name in others if name not in arguments.names}
@@ -449,7 +465,11 @@ def interrupt(signum, frame):
 
 
 def main(argv=None):
-    arguments = parse(argv)
+    return measure(parse(argv), prepare, Bench, table)
+
+
+def measure(arguments, prepare, kind, report):
+    """Prepare, everything that `kind` of benchmark does, its tables by the module `report`."""
     signal.signal(signal.SIGTERM, interrupt)
     deadline = machine.Deadline(arguments.time_limit)
     try:
@@ -457,7 +477,7 @@ def main(argv=None):
     except (Failed, TimeUp) as why:
         sys.exit(f"weights and inputs could not be made: {why}")
     try:
-        bench = Bench(arguments, deadline)
+        bench = kind(arguments, deadline)
     except (OSError, ValueError) as why:  # the config, the results to append to
         sys.exit(str(why))
     status = 0
@@ -479,7 +499,7 @@ def main(argv=None):
         status = 1
     bench.save()
     together = table.comparable(table.merged(bench.old, bench.run), bench.run)
-    print("\n".join([*table.lines(bench.run), "", *table.target_lines(together)]))
+    print("\n".join([*report.lines(bench.run), "", *report.target_lines(together)]))
     if bench.path:
         print(bench.path)
     return status

@@ -94,8 +94,11 @@ def listen(process, begin, deadline):
     return first, lines
 
 
-def run_once(measure, timeout):
-    """Run the command from start to exit and note what it took."""
+def execute(measure, timeout):
+    """
+    Run the command from start to exit: what it took, seconds to the first output, and [seconds,
+    line] of errors.
+    """
     if measure.new_cache:
         shutil.rmtree(measure.environment["SER_CACHE_DIR"], ignore_errors=True)
     begin = time.perf_counter()
@@ -130,10 +133,17 @@ def run_once(measure, timeout):
     reports = [line[7:] for _, line in lines if line.startswith("report ")]
     if reports:
         run["report"] = json.loads(reports[-1])
+    return run, first, lines
+
+
+def run_once(measure, timeout):
+    """Run the command and note what it took."""
+    run, first, lines = execute(measure, timeout)
     if measure.first:
         if first is None:
             raise RunFailure("no answer")
-        run.update(first_seconds=first, stages=stages(first, seconds, lines, run.get("report")))
+        parts = stages(first, run["seconds"], lines, run.get("report"))
+        run.update(first_seconds=first, stages=parts)
     return run
 
 
@@ -361,10 +371,10 @@ def places(a):
     return [(str(path), name) for path, name in known]
 
 
-def result_path(a, setting):
+def result_path(a, setting, kind="files"):
     name = f"cpu {setting['cpu']}" if setting["device"] == "cpu" else setting["card"] or "unknown"
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return a.results / f"gpu-files-{slug}.json"
+    return a.results / f"gpu-{kind}-{slug}.json"
 
 
 # --- The program ----------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 CUPTI, below PyTorch's profiler, sees every kernel, copy and fill of the process, those inside CUDA
 graphs too. libser's own kernels have names of their own (KERNELS). Products by cuBLASLt and
 convolutions by cuDNN have foreign ones; what they belong to follows from libser's kernels before
-and behind them, because the ops of a forward pass come in one order (Walk).
+and behind them, because the ops of a pass or of a training step come in one order (Walk). Names are
+those of floors.py, and "clear" for the gradients' zeros.
 
 python3 kernels.py LOG    the same for a log of the emulation (tests/emulation), which has no times:
                           how often each op launches; --list: the launches themselves
@@ -72,19 +73,29 @@ def base_name(name):
     return match[1] if match else None
 
 
+BLOCK_INPUTS = ("encoder_norm", "start_dropout", "residual_norm")  # what makes them
+
+
 def is_copy(name):
     return name.lower().startswith("memcpy")
 
 
 class Walk:
-    """Gives every kernel of a forward pass its op. Foreign kernels wait until libser's next one
-    tells what they were: `last` is the op of libser's kernel before them."""
+    """Gives every kernel of a forward pass, or of a training step, its op. Foreign kernels wait
+    until libser's next one tells what they were: `last` is the op of libser's kernel before them.
+
+    The methods that are named like ops take libser's kernels: those of backward, between the loss
+    and the update, begin with back_."""
 
     def __init__(self):
         self.ops = []
         self.waiting = []  # (place in ops, name)
         self.last = None
+        self.kernel = None  # libser's that is being looked at, without its parameters
         self.convolution = 0
+        self.is_backward = False
+        self.layer = None  # of backward: whose gradients come next, a layer with weights
+        self.norm = []  # of backward: places in ops of the last norm
 
     def settle(self, op):
         """What waits belongs to `op`; to none where that is None."""
@@ -106,19 +117,36 @@ class Walk:
             self.ops[place] = "ffn 1" if seen <= parts else "ffn 2"
         self.waiting = []
 
+    def settle_gradients(self):
+        """What waits are the products of a layer's backward: that of the weights, then that of the
+        layer's input, if it is wanted."""
+        seen = 0
+        for place, name in self.waiting:
+            seen += not HELPER.search(name)
+            self.ops[place] = self.gradient("dw" if seen <= 1 else "dx")
+        self.waiting = []
+
+    def gradient(self, kind):
+        """Of the layer whose turn it is; pooling and classifier are not divided."""
+        if self.layer in ("attn_pool", "classifier"):
+            return f"{self.layer}_bwd"
+        return f"{self.layer} {kind}"
+
     def add(self, name):
-        own = KERNELS.get(base_name(name))
+        self.kernel = base_name(name)
+        own = KERNELS.get(self.kernel)
         self.ops.append(None)
         if is_copy(name):
             self.ops[-1] = "copy in" if "HtoD" in name else "copy out" if "DtoH" in name else "copy"
         elif own is None or own == "product":
             self.waiting.append((len(self.ops) - 1, name))
         else:
-            step = getattr(self, own, None)
+            step = getattr(self, f"back_{own}" if self.is_backward else own, None)
             self.ops[-1] = step() if step else self.other(own)
 
     def finish(self):
-        self.settle(None)
+        """Behind an update nothing but the gradients' zeros is to come."""
+        self.settle("clear" if self.last in ("adamw", "weight_norm") else None)
         return self.ops
 
     # --- libser's kernels: what waits gets its op, the result is their own ---
@@ -151,6 +179,9 @@ class Walk:
             # of convolutions without kernels of libser's behind them nobody knows which is which
             self.settle(f"conv {self.convolution + 1} and on")
             self.last = "feature_norm"
+        elif last == "gather":
+            self.settle(None)
+            self.last = "feature_norm"
         elif last == "pos_conv":
             self.settle(None)
             self.last = "encoder_norm"
@@ -174,7 +205,7 @@ class Walk:
         return self.last
 
     def attention(self):
-        self.settle("qkv" if self.last in ("encoder_norm", "residual_norm") else None)
+        self.settle("qkv" if self.last in BLOCK_INPUTS else None)
         self.last = "attention"
         return self.last
 
@@ -188,7 +219,7 @@ class Walk:
     def activated(self):
         if self.last == "residual_norm, middle":
             return "ffn 1"
-        return "attn_pool" if self.last in ("encoder_norm", "residual_norm") else "classifier"
+        return "attn_pool" if self.last in BLOCK_INPUTS else "classifier"
 
     def gelu_product(self):
         """Stands for a product and what follows it, of a convolution or a linear layer."""
@@ -215,9 +246,122 @@ class Walk:
         self.last = "classifier"
         return self.last
 
+    # --- Forward of a training step: what comes besides ---
+
+    def dropout(self):
+        """With the activation where there is one; the products behind it see its result."""
+        if self.last == "residual_norm, middle":
+            self.settle("ffn 1")
+            self.last = "ffn 1"
+            return "ffn_gelu"
+        if self.last == "feature_norm":
+            self.settle("projection")
+            return "projection_dropout"
+        if self.last in ("pos_conv", "encoder_norm") and not self.waiting:
+            self.last = "start_dropout"
+        else:
+            self.last = self.activated()
+        self.settle(self.last)
+        return self.last
+
+    def span_mask(self):
+        self.settle("projection")
+        return "span_mask"
+
+    # --- Backward ---
+
+    def cross_entropy_bwd(self):
+        self.settle(None)
+        self.is_backward = True
+        self.layer = "classifier"
+        return "classifier_bwd"
+
+    def back_column_sums(self):
+        self.settle_gradients()
+        return self.gradient("db")
+
+    def back_conv(self):
+        """Zeros in padding, which the weights' gradient sums over."""
+        return self.gradient("dw")
+
+    def back_attn_pool_bwd(self):
+        self.settle_gradients()
+        self.layer = "attn_pool"
+        return "attn_pool_bwd"
+
+    def back_layer_mix_bwd(self):
+        self.settle_gradients()
+        return "layer_mix_bwd"
+
+    def back_dropout(self):
+        self.settle_gradients()
+        self.layer = "ffn 2"
+        return "ffn_gelu again"
+
+    def back_dropout_bwd(self):
+        self.settle_gradients()
+        if self.layer == "ffn 2":
+            self.layer = "ffn 1"
+            return "ffn_gelu_bwd"
+        if self.layer in ("attn_pool", "classifier"):
+            return self.gradient(None)
+        return "projection_dropout_bwd" if self.layer == "projection" else "start_dropout_bwd"
+
+    def back_residual_norm(self):
+        """Only to add."""
+        self.settle_gradients()
+        return "attn_pool_bwd" if self.layer == "attn_pool" else "residual_add"
+
+    def back_residual_norm_bwd(self):
+        self.settle_gradients()
+        if self.layer == "projection":
+            return "feature_norm_bwd"
+        if self.kernel != "add_sums":
+            self.norm = []
+        self.norm.append(len(self.ops) - 1)
+        self.layer = "out"
+        return "residual_norm_bwd"
+
+    def back_attention_bwd(self):
+        self.settle_gradients()
+        self.layer = "qkv"
+        return "attention_bwd"
+
+    def back_pos_conv_bwd(self):
+        """Before it stood the gradient of the norm at the blocks' beginning."""
+        for place in self.norm:
+            self.ops[place] = "encoder_norm_bwd"
+        self.settle("pos_conv dw")  # which is cleared
+        self.norm = []
+        self.layer = "pos_conv"
+        kinds = {"tail_gradient": "dz", "reverse_weights": "dx"}
+        return self.gradient(kinds.get(self.kernel, "dw"))
+
+    def back_pos_conv(self):
+        return self.gradient("dx")
+
+    def back_weight_norm(self):
+        self.layer = "projection"
+        return "weight_norm_bwd"
+
+    back_weight_norm_bwd = back_weight_norm
+
+    def back_span_mask(self):
+        self.layer = "projection"
+        return "span_mask_bwd"
+
+    def back_sum_squares(self):
+        """The end of backward. Only its own sum, which is cleared, may wait."""
+        if all(HELPER.search(name) for _, name in self.waiting):
+            self.settle("sum_squares")
+        self.settle_gradients()
+        self.is_backward = False
+        self.last = "sum_squares"
+        return self.last
+
 
 def attribute(names):
-    """The op of every kernel, copy and fill of one forward pass, in the order of their start."""
+    """The op of every kernel, copy and fill of one pass or step, in the order of their start."""
     walk = Walk()
     for name in names:
         walk.add(name)

@@ -33,9 +33,9 @@ class Failed(Exception):
 
 
 class Process:
-    """peers.py at work; see there for the protocol."""
+    """peers.py, or another program like it, at work; see there for the protocol."""
 
-    def __init__(self, task, work, deadline, environment=None):
+    def __init__(self, task, work, deadline, environment=None, program="peers.py"):
         self.name, self.deadline = task.get("name", task["do"]), deadline
         self.log, self.buffer = work / f"{self.name}.log", b""
         settings = dict(os.environ, TOKENIZERS_PARALLELISM="false", **(environment or {}))
@@ -43,7 +43,7 @@ class Process:
         begin = time.perf_counter()
         with open(self.log, "a", encoding="utf-8") as log:  # a second one may be of this name
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", HERE / "peers.py", json.dumps(task)],
+                [sys.executable, "-W", "ignore", HERE / program, json.dumps(task)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0,
                 env=settings)
         try:

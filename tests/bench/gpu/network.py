@@ -162,7 +162,9 @@ def front_moments(w, shape, pcm):
 
 
 def projected(w, shape, x):
-    """[B, >= T, C] -> [B, T, hidden]."""
+    """[B, >= T, C] -> [B, T, hidden]; without a projection [B, T, C]."""
+    if w.projection is None:
+        return x[:, : shape.frames[-1]]
     gamma, beta, weight, bias = w.projection
     x = F.layer_norm(x[:, : shape.frames[-1]], gamma.shape, gamma, beta, w.eps)
     return F.linear(x, weight, bias)

@@ -12,6 +12,7 @@ standard input with one on its standard output (see Worker). What goes wrong is 
 
 import collections
 import gc
+import importlib
 import json
 import os
 import pathlib
@@ -559,9 +560,9 @@ def reason(error):
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def work(task, say):
+def work(task, say, kind):
     try:
-        worker = Worker(task)
+        worker = kind(task)
         say({"ready": worker.ready})
     except Exception as error:  # the other end reports it
         say({"error": reason(error)})
@@ -574,7 +575,8 @@ def work(task, say):
             say({"error": reason(error)})
 
 
-def main():
+def main(kind=Worker, others="reference"):
+    """`kind` of worker, and the module of what else there is to do."""
     task = json.loads(sys.argv[1])
     # Libraries print: what they say goes to standard error.
     channel = os.fdopen(os.dup(1), "w")
@@ -585,11 +587,9 @@ def main():
 
     sys.path.insert(0, str(HERE))
     if task["do"] == "work":
-        work(task, say)
+        work(task, say, kind)
     else:
-        import reference
-
-        getattr(reference, task["do"])(task, say)
+        getattr(importlib.import_module(others), task["do"])(task, say)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the kernels of a module need of a multiprocessor, and how many of their blocks it holds.
 
-python3 resources.py libser-cuda.so [--arch 90a] [--launches launches.txt] [--cuobjdump FILE]
+python3 resources.py libser-cuda.so [--arch 90a] [--launches FILE ...] [--cuobjdump FILE]
 
 Registers, static shared memory and stack come from cuobjdump, threads from the launch bounds in the
 module. Dynamic shared memory is a launch's, so it comes from recorded launches (kernels.py LOG
@@ -242,7 +242,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("module")
     parser.add_argument("--arch", default="90a")
-    parser.add_argument("--launches", type=pathlib.Path, default=HERE / "launches.txt")
+    recorded = [HERE / "launches.txt", HERE / "launches_training.txt"]
+    parser.add_argument("--launches", type=pathlib.Path, nargs="+", default=recorded)
     parser.add_argument("--cuobjdump", help="the program")
     arguments = parser.parse_args()
     try:
@@ -255,7 +256,8 @@ def main():
         sys.exit(f"{arguments.module} has no code for sm_{arguments.arch}")
     usages = usages[arguments.arch]
     threads = parse_threads(output_of([*command, "--dump-elf", arguments.module]).splitlines())
-    launches = parse_launches(arguments.launches.read_text(encoding="utf-8").splitlines())
+    recorded = [file.read_text(encoding="utf-8") for file in arguments.launches]
+    launches = parse_launches("\n".join(recorded).splitlines())
     rows = rows_of(usages, threads, demangle(usages), launches, multiprocessor)
     lines, spilling = report(rows, multiprocessor)
     print("\n".join(lines + spilling))

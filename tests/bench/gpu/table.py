@@ -33,7 +33,7 @@ TARGETS = (
            ("attention",), 12),
 )
 START = Target("start to first result", None, "s", None, 1.5, 0.8, 0.4, 8.0, 50.0)
-CHOICES = ("attention", "fullgraph", "freezing", "max_batch", "upload")
+CHOICES = ("attention", "fullgraph", "freezing", "update", "cached", "max_batch", "upload")
 NOT_ASKED = "not asked for"
 LEVELS = ("stretch", "strong", "must")
 
@@ -334,18 +334,22 @@ def error_lines(run):
     return [*columns(rows), ""] if len(rows) > 1 else []
 
 
+def note_lines(run):
+    """What was not measured, and whatever else is to be said."""
+    out = [f"not measured: {name}: {why}" for name, why in run["not_measured"].items()
+           if why != NOT_ASKED]
+    unasked = [name for name, why in run["not_measured"].items() if why == NOT_ASKED]
+    out += [f"{NOT_ASKED}: {', '.join(unasked)}"] if unasked else []
+    return out + [f"note: {note}" for note in run["notes"]]
+
+
 def lines(run):
     """The report of one run, but for the targets."""
     out = [f"{run['date']}, {run['card']}, " + ", ".join(
         f"{name} {version}" for name, version in run["versions"].items()), ""]
     for size in run["sizes"]:
         out += size_lines(run, size) + chosen_lines(size) + op_lines(size)
-    out += start_lines(run) + error_lines(run)
-    out += [f"not measured: {name}: {why}" for name, why in run["not_measured"].items()
-            if why != NOT_ASKED]
-    unasked = [name for name, why in run["not_measured"].items() if why == NOT_ASKED]
-    out += [f"{NOT_ASKED}: {', '.join(unasked)}"] if unasked else []
-    return out + [f"note: {note}" for note in run["notes"]]
+    return out + start_lines(run) + error_lines(run) + note_lines(run)
 
 
 # --- Files ----------------------------------------------------------------------------------------
