@@ -46,6 +46,7 @@ void ser_residual_backward(ser_pass *pass, ser_residual r, const ser_norm_tape *
         .stats = tape->stats,
         .dropout = ser_pass_dropout_key(pass, r.p, r.op),
         .dy = g.dy,
+        .dy2 = g.dy2,
         .dsum = g.dsum,
         .dx = g.dx,
         .dh = g.dh,
@@ -127,14 +128,14 @@ ser_tensor ser_block_attention(ser_pass *pass, int32_t i, ser_tensor x)
     return y;
 }
 
-/* A new gradient of the block's input; absent unless `wanted`. */
+/* A new gradient of the block's input; absent unless `wanted`. The branch may still read dy. */
 ser_tensor ser_block_attention_backward(ser_pass *pass, int32_t i, ser_tensor dy, bool wanted)
 {
     const ser_block *block = &pass->net->blocks[i];
     const ser_block_tape *tape = &pass->tape->blocks[i];
     ser_rows rows = ser_pass_frame_rows(pass);
     ser_tensor dcontext = ser_pass_take(pass, dy.rows, dy.cols);
-    ser_pass_linear_backward(pass, tape->context, rows, &block->out, dy, dcontext);
+    ser_pass_linear_backward_apart(pass, tape->context, rows, &block->out, dy, dcontext);
     ser_attention_args args = attention_args(pass, i, tape->qkv, tape->context);
     args.dy = dcontext;
     args.dqkv = ser_pass_take(pass, dy.rows, 3 * dy.cols);
@@ -143,8 +144,8 @@ ser_tensor ser_block_attention_backward(ser_pass *pass, int32_t i, ser_tensor dy
     }
     ser_pass_give(pass, dcontext);
     ser_tensor dx = wanted ? ser_pass_take(pass, dy.rows, dy.cols) : ABSENT;
-    ser_pass_linear_backward(pass, tape->attention_x, rows, &block->qkv, args.dqkv, dx);
-    ser_pass_give(pass, args.dqkv);
+    ser_pass_linear_backward_apart(pass, tape->attention_x, rows, &block->qkv, args.dqkv, dx);
+    ser_pass_hold(pass, args.dqkv);
     return dx;
 }
 
@@ -181,20 +182,22 @@ ser_tensor ser_block_feed_forward(ser_pass *pass, int32_t i, ser_tensor x)
     return y;
 }
 
-/* A new gradient of its input. dropout(GELU(inner)) is made again instead of having been kept. */
+/* A new gradient of its input. dropout(GELU(inner)) is made again instead of having been kept. Joins
+ * the branch as late as its own products allow; afterwards the branch may still read dy. */
 ser_tensor ser_block_feed_forward_backward(ser_pass *pass, int32_t i, ser_tensor dy)
 {
     const ser_block *block = &pass->net->blocks[i];
     const ser_block_tape *tape = &pass->tape->blocks[i];
     ser_rows rows = ser_pass_frame_rows(pass);
-    ser_tensor dwide = ser_pass_take(pass, dy.rows, tape->inner.cols);
     ser_tensor wide = ser_pass_take(pass, dy.rows, tape->inner.cols);
     ser_pass_dropout(pass, tape->inner, rows, inner_drop(pass, i), wide);
-    ser_pass_linear_backward(pass, wide, rows, &block->ffn_out, dy, dwide);
-    ser_pass_give(pass, wide);
+    ser_pass_join(pass);
+    ser_tensor dwide = ser_pass_take(pass, dy.rows, tape->inner.cols);
+    ser_pass_linear_backward_apart(pass, wide, rows, &block->ffn_out, dy, dwide);
+    ser_pass_hold(pass, wide);
     ser_pass_dropout_backward(pass, tape->inner, rows, inner_drop(pass, i), dwide, dwide);
     ser_tensor dx = ser_pass_take(pass, dy.rows, dy.cols);
-    ser_pass_linear_backward(pass, tape->ffn_x, rows, &block->ffn_in, dwide, dx);
-    ser_pass_give(pass, dwide);
+    ser_pass_linear_backward_apart(pass, tape->ffn_x, rows, &block->ffn_in, dwide, dx);
+    ser_pass_hold(pass, dwide);
     return dx;
 }

@@ -133,9 +133,9 @@ static int finish_position(ser_net *net)
 {
     ser_queue *queue = net->transfer->queue;
     const ser_weight_norm_args args = ser_net_position_fold(net);
-    queue->planning = true;
+    ser_queue_plan(queue);
     int status = ser_weight_norm_fwd(queue, &args);
-    const int reserved = ser_queue_reserve(queue); /* also ends the planning */
+    const int reserved = ser_queue_reserve(queue, NULL); /* also ends the planning */
     status = status == 0 ? reserved : status;
     status = status == 0 ? ser_weight_norm_fwd(queue, &args) : status;
     return status == 0 ? net->ops->sync(queue) : status;

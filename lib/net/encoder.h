@@ -17,9 +17,10 @@ typedef struct ser_residual {
 void ser_residual_forward(ser_pass *pass, ser_residual r, ser_tensor x, ser_tensor h,
                           ser_tensor sum, ser_tensor y, ser_norm_tape *tape);
 
-/* dy and dsum come in; dx and dh may be absent: not wanted. Only with dropout do they differ. */
+/* dy, or its two parts, and dsum come in; dx and dh may be absent: not wanted. Only with dropout do
+ * they differ. */
 typedef struct ser_residual_gradients {
-    ser_tensor dy, dsum;
+    ser_tensor dy, dy2, dsum;
     ser_tensor dx, dh;
 } ser_residual_gradients;
 void ser_residual_backward(ser_pass *pass, ser_residual r, const ser_norm_tape *tape,

@@ -147,6 +147,7 @@ static void backward(ser_pass *pass)
     if (ser_pass_reaches(pass, pass->arch->conv_count - 1)) {
         ser_features_backward(pass, gradient);
     }
+    ser_pass_join(pass);
 }
 
 ser_pass ser_pass_of(ser_workspace *workspace, const ser_run *run)
@@ -227,9 +228,28 @@ static int reserve_arena(ser_workspace *workspace)
     return 0;
 }
 
+static void release_scratch(ser_queue *queue, size_t planned)
+{
+    if (queue != NULL) {
+        ser_device_memory_free(queue->ops, queue->context, &queue->scratch);
+        queue->scratch_size = 0;
+        queue->planned = planned;
+    }
+}
+
+typedef struct scratch_sizes {
+    size_t queue, branch;
+} scratch_sizes;
+
+static scratch_sizes sizes_of(const ser_queue *queue)
+{
+    return (scratch_sizes){.queue = queue->scratch_size,
+                           .branch = queue->branch != NULL ? queue->branch->scratch_size : 0};
+}
+
 /* A batch that does not fit may have taken what a smaller one needs. The scratch that was there
  * before, for other work of the queue too, comes back with the next plan. */
-static void give_back(ser_workspace *workspace, size_t scratch_size)
+static void give_back(ser_workspace *workspace, scratch_sizes before)
 {
     ser_queue *queue = workspace->queue;
     queue->ops->sync(queue); /* earlier work may still use what goes now */
@@ -237,9 +257,8 @@ static void give_back(ser_workspace *workspace, size_t scratch_size)
     ser_inputs_free(workspace);
     ser_device_memory_free(queue->ops, queue->context, &workspace->arena.memory);
     workspace->arena.size = 0;
-    ser_device_memory_free(queue->ops, queue->context, &queue->scratch);
-    queue->scratch_size = 0;
-    queue->planned = scratch_size;
+    release_scratch(queue, before.queue);
+    release_scratch(queue->branch, before.branch);
 }
 
 int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
@@ -254,12 +273,12 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
     if (status != 0) {
         return status;
     }
-    const void *scratch = workspace->queue->scratch;
-    const size_t scratch_size = workspace->queue->scratch_size;
-    workspace->queue->planning = true;
+    bool moved = false;
+    const scratch_sizes scratch = sizes_of(workspace->queue);
+    ser_queue_plan(workspace->queue);
     status = ser_workspace_run(workspace, run);
-    int reserved = ser_queue_reserve(workspace->queue); /* also ends the planning */
-    if (workspace->queue->scratch != scratch) {
+    int reserved = ser_queue_reserve(workspace->queue, &moved); /* also ends the planning */
+    if (moved) {
         ser_recordings_free(workspace);
     }
     status = status == 0 ? reserved : status;
@@ -270,7 +289,7 @@ int ser_workspace_plan(ser_workspace *workspace, const ser_run *run)
         workspace->longest = run->longest;
     }
     if (status == SER_ERR_MEMORY) {
-        give_back(workspace, scratch_size);
+        give_back(workspace, scratch);
     }
     return status;
 }

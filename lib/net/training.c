@@ -183,11 +183,11 @@ static int round_weights(ser_training *training)
 int ser_training_repack(ser_training *training)
 {
     ser_queue *queue = training->workspace->queue;
-    const void *scratch = queue->scratch;
-    queue->planning = true;
+    bool moved = false;
+    ser_queue_plan(queue);
     int status = fold_position(training);
-    int reserved = ser_queue_reserve(queue); /* also ends the planning */
-    if (queue->scratch != scratch) {
+    int reserved = ser_queue_reserve(queue, &moved); /* also ends the planning */
+    if (moved) {
         ser_recordings_free(training->workspace);
     }
     status = status == 0 ? reserved : status;
@@ -250,6 +250,9 @@ int ser_training_create(ser_net *net, const ser_training_options *options, int32
                                       &t->workspace);
     }
     status = status == 0 ? allocate_arrays(t) : status;
+    if (status == 0 && net->ops->branch != NULL) {
+        status = net->ops->branch(t->workspace->queue);
+    }
     if (status == 0) {
         ser_queue *queue = t->workspace->queue;
         status =
@@ -488,6 +491,7 @@ int ser_training_place(ser_training *training, size_t parameter, const float *va
 
 uint64_t ser_training_memory(const ser_training *training)
 {
-    return training->memory + training->workspace->arena.size +
-           training->workspace->queue->scratch_size;
+    const ser_queue *queue = training->workspace->queue;
+    const size_t branch = queue->branch != NULL ? queue->branch->scratch_size : 0;
+    return training->memory + training->workspace->arena.size + queue->scratch_size + branch;
 }

@@ -116,30 +116,47 @@ static ser_tensor post_norm_block(ser_pass *pass, int32_t i, ser_tensor x)
     return y;
 }
 
-static ser_tensor post_norm_block_backward(ser_pass *pass, int32_t i, ser_tensor dy)
+/*
+ * The gradient of a block's output in two parts, to be added: the residual's and the one through what
+ * came after it. The branch may still read the first, so only the second may be written; it is
+ * absent at the top.
+ */
+typedef struct parts {
+    ser_tensor residual, through;
+} parts;
+
+static ser_tensor *writable(parts *d)
+{
+    return d->through.rows > 0 ? &d->through : &d->residual;
+}
+
+static parts post_norm_block_backward(ser_pass *pass, int32_t i, parts dy)
 {
     const ser_block *block = &pass->net->blocks[i];
     const ser_block_tape *tape = &pass->tape->blocks[i];
     const bool below = ser_pass_reaches(pass, ser_stage_block(pass->arch, i) - 1);
     const bool drops = end_residual(pass, i, NULL).p > 0.0F;
-    const ser_rows rows = ser_pass_frame_rows(pass);
-    ser_tensor apart = drops ? ser_pass_take(pass, dy.rows, dy.cols) : ABSENT;
-    ser_residual_backward(pass, end_residual(pass, i, &block->final_norm), &tape->end,
-                          (ser_residual_gradients){.dy = dy, .dx = dy, .dh = apart});
-    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? apart : dy);
-    ser_pass_add(pass, dy, dn, rows);
-    ser_pass_give(pass, dn);
-    ser_residual_backward(pass, middle_residual(pass, i, &block->attention_norm), &tape->middle,
-                          (ser_residual_gradients){.dy = dy, .dx = dy, .dh = apart});
-    ser_tensor dx = ser_block_attention_backward(pass, i, drops ? apart : dy, below);
-    ser_pass_give(pass, apart);
-    if (!below) {
-        ser_pass_give(pass, dy);
-        return ABSENT;
+    ser_tensor dsum = *writable(&dy);
+    ser_tensor dh = drops ? ser_pass_take(pass, dsum.rows, dsum.cols) : ABSENT;
+    ser_residual_backward(
+        pass, end_residual(pass, i, &block->final_norm), &tape->end,
+        (ser_residual_gradients){.dy = dy.residual, .dy2 = dy.through, .dx = dsum, .dh = dh});
+    if (dy.through.rows > 0) {
+        ser_pass_hold(pass, dy.residual);
     }
-    ser_pass_add(pass, dy, dx, rows);
-    ser_pass_give(pass, dx);
-    return dy;
+    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? dh : dsum);
+    ser_pass_hold(pass, dh);
+    dh = drops ? ser_pass_take(pass, dn.rows, dn.cols) : ABSENT;
+    ser_residual_backward(pass, middle_residual(pass, i, &block->attention_norm), &tape->middle,
+                          (ser_residual_gradients){.dy = dsum, .dy2 = dn, .dx = dn, .dh = dh});
+    ser_pass_hold(pass, dsum);
+    ser_tensor dx = ser_block_attention_backward(pass, i, drops ? dh : dn, below);
+    ser_pass_hold(pass, dh);
+    if (!below) {
+        ser_pass_hold(pass, dn);
+        return (parts){ABSENT, ABSENT};
+    }
+    return (parts){dn, dx};
 }
 
 static ser_tensor post_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
@@ -154,17 +171,25 @@ static ser_tensor post_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
     return x;
 }
 
-/* `dx` is the gradient of the last hidden state, or absent where a mix hands it out. */
-static ser_tensor post_norm_blocks_backward(ser_pass *pass, ser_tensor dx, ser_tensor dmix)
+/* `dlast` is the gradient of the last hidden state, or absent where a mix hands it out. */
+static ser_tensor post_norm_blocks_backward(ser_pass *pass, ser_tensor dlast, ser_tensor dmix)
 {
+    parts d = {dlast, ABSENT};
     for (int32_t i = pass->arch->layers - 1; i >= 0; i--) {
         const int32_t stage = ser_stage_block(pass->arch, i);
-        dx = note_hidden_backward(pass, i + 1, stage, dmix, dx);
+        *writable(&d) = note_hidden_backward(pass, i + 1, stage, dmix, *writable(&d));
         if (!dropped(pass, i) && ser_pass_reaches(pass, stage)) {
-            dx = post_norm_block_backward(pass, i, dx);
+            d = post_norm_block_backward(pass, i, d);
         }
     }
-    return note_hidden_backward(pass, 0, ser_stage_position(pass->arch), dmix, dx);
+    const int32_t start = ser_stage_position(pass->arch);
+    *writable(&d) = note_hidden_backward(pass, 0, start, dmix, *writable(&d));
+    if (d.through.rows == 0) {
+        return d.residual;
+    }
+    ser_pass_add(pass, d.through, d.residual, ser_pass_frame_rows(pass));
+    ser_pass_hold(pass, d.residual);
+    return d.through;
 }
 
 /*
@@ -246,7 +271,8 @@ static ser_tensor pre_norm_blocks(ser_pass *pass, ser_tensor x, ser_tensor mix)
     return s.n;
 }
 
-/* From the gradients of the block's x and n to those of the stream before it. */
+/* From the gradients of the block's x and n to those of the stream before it. The branch may still
+ * read the former. */
 static stream pre_norm_block_backward(ser_pass *pass, int32_t i, stream d)
 {
     const ser_block *block = &pass->net->blocks[i];
@@ -254,21 +280,24 @@ static stream pre_norm_block_backward(ser_pass *pass, int32_t i, stream d)
     const bool reached = ser_pass_reaches(pass, ser_stage_block(pass->arch, i));
     const bool drops = end_residual(pass, i, NULL).p > 0.0F;
     ser_tensor dx = d.n;
-    ser_tensor apart = drops && reached ? ser_pass_take(pass, dx.rows, dx.cols) : ABSENT;
+    ser_tensor dh = drops && reached ? ser_pass_take(pass, dx.rows, dx.cols) : ABSENT;
     ser_residual_backward(
         pass, end_residual(pass, i, norm_after(pass, i).norm), &tape->end,
-        (ser_residual_gradients){.dy = d.n, .dsum = d.x, .dx = reached ? dx : ABSENT, .dh = apart});
-    ser_pass_give(pass, d.x);
+        (ser_residual_gradients){.dy = d.n, .dsum = d.x, .dx = reached ? dx : ABSENT, .dh = dh});
+    ser_pass_hold(pass, d.x);
     if (!reached) {
         ser_pass_give(pass, d.n);
         return (stream){ABSENT, ABSENT};
     }
-    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? apart : dx);
+    ser_tensor dn = ser_block_feed_forward_backward(pass, i, drops ? dh : dx);
+    ser_pass_hold(pass, dh);
+    dh = drops ? ser_pass_take(pass, dx.rows, dx.cols) : ABSENT;
     ser_residual_backward(pass, middle_residual(pass, i, &block->final_norm), &tape->middle,
-                          (ser_residual_gradients){.dy = dn, .dsum = dx, .dx = dx, .dh = apart});
-    ser_pass_give(pass, dn);
-    dn = ser_block_attention_backward(pass, i, drops ? apart : dx, true);
-    ser_pass_give(pass, apart);
+                          (ser_residual_gradients){.dy = dn, .dsum = dx, .dx = dn, .dh = dh});
+    ser_pass_hold(pass, dx);
+    dx = dn;
+    dn = ser_block_attention_backward(pass, i, drops ? dh : dx, true);
+    ser_pass_hold(pass, dh);
     return (stream){dx, dn};
 }
 
@@ -280,6 +309,9 @@ static ser_tensor pre_norm_blocks_backward(ser_pass *pass, ser_tensor dlast, ser
         const bool last = i + 1 == layers;
         const int32_t stage = last ? ser_stage_end(pass->arch) : ser_stage_block(pass->arch, i);
         ser_tensor *noted = last ? &d.n : &d.x;
+        if (pass->arch->layer_mix) {
+            ser_pass_join(pass); /* d.x is written */
+        }
         *noted = note_hidden_backward(pass, i + 1, stage, dmix, *noted);
         if (!dropped(pass, i) && ser_pass_reaches(pass, norm_after(pass, i).stage)) {
             d = pre_norm_block_backward(pass, i, d);
@@ -287,6 +319,9 @@ static ser_tensor pre_norm_blocks_backward(ser_pass *pass, ser_tensor dlast, ser
     }
     ser_tensor *noted = layers > 0 ? &d.x : &d.n;
     const int32_t start = layers > 0 ? ser_stage_position(pass->arch) : ser_stage_end(pass->arch);
+    if (pass->arch->layer_mix) {
+        ser_pass_join(pass);
+    }
     *noted = note_hidden_backward(pass, 0, start, dmix, *noted);
     const next_norm next = norm_after(pass, -1);
     const bool below = ser_pass_reaches(pass, ser_stage_position(pass->arch));
@@ -295,7 +330,7 @@ static ser_tensor pre_norm_blocks_backward(ser_pass *pass, ser_tensor dlast, ser
             pass, (ser_residual){.norm = next.norm}, &pass->tape->start,
             (ser_residual_gradients){.dy = d.n, .dsum = d.x, .dx = below ? d.n : ABSENT});
     }
-    ser_pass_give(pass, d.x);
+    ser_pass_hold(pass, d.x);
     return d.n;
 }
 

@@ -207,6 +207,32 @@ void ser_pass_give(ser_pass *pass, ser_tensor tensor)
     }
 }
 
+void ser_pass_hold(ser_pass *pass, ser_tensor tensor)
+{
+    if (tensor.data == NULL) {
+        return;
+    }
+    if (pass->queue->branch == NULL) {
+        ser_pass_give(pass, tensor);
+    } else if (pass->held_count < SER_HELD_TENSORS) {
+        pass->held[pass->held_count++] = tensor;
+    } else if (pass->status == 0) {
+        pass->status = ser_fail(SER_ERR_INTERNAL, "net: more than %d tensors wait for a join",
+                                SER_HELD_TENSORS);
+    }
+}
+
+void ser_pass_join(ser_pass *pass)
+{
+    ser_queue *queue = pass->queue;
+    if (queue->branch != NULL && !queue->planning && pass->status == 0) {
+        pass->status = queue->ops->join(queue);
+    }
+    while (pass->held_count > 0) {
+        ser_pass_give(pass, pass->held[--pass->held_count]);
+    }
+}
+
 void ser_pass_show(ser_pass *pass, ser_tensor *stage, ser_tensor tensor)
 {
     if (pass->workspace->keep_stages) {
@@ -282,6 +308,29 @@ void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const
     };
     if (pass->status == 0) {
         pass->status = ser_linear_bwd(pass->queue, &args);
+    }
+}
+
+void ser_pass_linear_backward_apart(ser_pass *pass, ser_tensor x, ser_rows rows,
+                                    const ser_affine *layer, ser_tensor dy, ser_tensor dx)
+{
+    ser_queue *queue = pass->queue;
+    const bool has_sums = layer->dw.rows > 0 || layer->dbias.rows > 0;
+    if (queue->branch == NULL || !has_sums) {
+        ser_pass_linear_backward(pass, x, rows, layer, dy, dx);
+        return;
+    }
+    ser_affine apart = *layer;
+    apart.dw = (ser_tensor){0};
+    apart.dbias = (ser_tensor){0};
+    if (pass->status == 0 && !queue->planning) {
+        pass->status = queue->ops->fork(queue);
+    }
+    pass->queue = queue->branch;
+    ser_pass_linear_backward(pass, x, rows, layer, dy, (ser_tensor){0});
+    pass->queue = queue;
+    if (dx.rows > 0) {
+        ser_pass_linear_backward(pass, x, rows, &apart, dy, dx);
     }
 }
 

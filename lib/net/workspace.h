@@ -16,6 +16,7 @@
 enum {
     SER_ARENA_BLOCKS = 32,
     SER_SLACK_ROWS = 16, /* behind every tensor, for loads of whole vectors */
+    SER_HELD_TENSORS = 12,
 };
 
 typedef struct ser_arena_block {
@@ -113,6 +114,9 @@ typedef struct ser_pass {
     ser_tape *tape; /* of the run */
     ser_pass_input input;
     ser_pass_output output;
+    /* What the branch may still read: given back when it has been joined. */
+    ser_tensor held[SER_HELD_TENSORS];
+    int32_t held_count;
     ser_tensor dlogits;  /* made by the loss, if there is a tape */
     ser_tensor mix_dots; /* see ser_layer_mix_args */
     int32_t *valid;      /* device copy of workspace->valid */
@@ -159,6 +163,11 @@ bool ser_pass_reaches(const ser_pass *pass, int32_t stage);
 /* The tensor is not read any more (nothing happens to one that is kept). */
 void ser_pass_give(ser_pass *pass, ser_tensor tensor);
 
+/* The tensor is neither written nor read by the queue any more, but its branch may read it. */
+void ser_pass_hold(ser_pass *pass, ser_tensor tensor);
+/* What the branch has got is done before what the queue gets next. */
+void ser_pass_join(ser_pass *pass);
+
 /* Note a stage that a workspace with keep_stages shows. */
 void ser_pass_show(ser_pass *pass, ser_tensor *stage, ser_tensor tensor);
 
@@ -180,6 +189,9 @@ void ser_pass_linear_to(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_a
                         int32_t activation, ser_tensor y);
 void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const ser_affine *layer,
                               ser_tensor dy, ser_tensor dx);
+/* The same, dw and dbias by the queue's branch: x and dy must stay as they are until the join. */
+void ser_pass_linear_backward_apart(ser_pass *pass, ser_tensor x, ser_rows rows,
+                                    const ser_affine *layer, ser_tensor dy, ser_tensor dx);
 
 /* y = dropout(act(x)), and dx from dy; training passes only. */
 typedef struct ser_drop {

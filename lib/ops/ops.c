@@ -357,7 +357,14 @@ int ser_weight_norm_bwd(ser_queue *queue, const ser_weight_norm_args *args)
                                                       : c.status;
 }
 
-int ser_queue_reserve(ser_queue *queue)
+void ser_queue_plan(ser_queue *queue)
+{
+    for (; queue != NULL; queue = queue->branch) {
+        queue->planning = true;
+    }
+}
+
+static int reserve_scratch(ser_queue *queue, bool *moved)
 {
     queue->planning = false;
     if (queue->planned <= queue->scratch_size) {
@@ -372,12 +379,27 @@ int ser_queue_reserve(ser_queue *queue)
     queue->ops->free(queue->context, queue->scratch);
     queue->scratch = NULL;
     queue->scratch_size = 0;
+    *moved = true;
     status = queue->ops->alloc(queue->context, queue->planned, &queue->scratch);
     if (status == 0) {
         queue->scratch_size = queue->planned;
     } else {
         queue->scratch = NULL;
         queue->planned = before; /* what does not fit must not be asked for again by what does */
+    }
+    return status;
+}
+
+int ser_queue_reserve(ser_queue *queue, bool *moved)
+{
+    bool any = false;
+    int status = 0;
+    for (; queue != NULL; queue = queue->branch) {
+        const int reserved = reserve_scratch(queue, &any);
+        status = status == 0 ? reserved : status;
+    }
+    if (any && moved != NULL) {
+        *moved = true;
     }
     return status;
 }

@@ -47,7 +47,7 @@ extern "C" {
 #endif
 
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 5 };
+enum { SER_OPS_VERSION = 6 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };
@@ -69,6 +69,8 @@ typedef struct ser_queue {
     size_t planned; /* bytes, the largest need seen while planning */
     void *scratch;  /* device memory */
     size_t scratch_size;
+    struct ser_queue *branch; /* work beside this queue's (ops->branch), with a scratch of its own;
+                                 or NULL */
 } ser_queue;
 
 /* `groups` matrices [rows, cols] one below the other, row-major f32: the W of x W^T. */
@@ -259,9 +261,10 @@ typedef struct ser_residual_norm_args {
     ser_dropout dropout; /* of h */
     ser_tensor stats;    /* [batch * padded, 2] f32: mean, 1 / sqrt(var + eps), saved by forward */
     ser_tensor dy;       /* gradient of y, absent if y was */
+    ser_tensor dy2;      /* with dy, without dsum: the other part of dy, to be added; or absent */
     ser_tensor dsum;     /* gradient of sum by its other uses, or absent */
-    ser_tensor dx;       /* dsum + LayerNorm'(dy); may be dy or dsum */
-    ser_tensor dh;       /* dropout'(dx), or absent; may be dy or dsum, whichever dx is not */
+    ser_tensor dx;       /* dsum + LayerNorm'(dy + dy2); may be dy, dy2 or dsum */
+    ser_tensor dh;       /* dropout'(dx), or absent; may be dy, dy2 or dsum, but not what dx is */
     ser_tensor dgamma, dbeta;
 } ser_residual_norm_args;
 
@@ -444,7 +447,18 @@ struct ser_ops {
     int (*upload)(ser_queue *queue, void *device, const void *host, size_t size);
     int (*download)(ser_queue *queue, void *host, const void *device, size_t size);
     int (*zero)(ser_queue *queue, void *device, size_t size);
-    int (*sync)(ser_queue *queue);
+    int (*sync)(ser_queue *queue); /* and for its branch */
+
+    /*
+     * Work beside a queue's, NULL on backends that do everything in order. branch gives the queue
+     * queue->branch, which goes with it, or leaves it NULL where that is not wanted. Then what is
+     * queued there after fork starts after all that the queue had until then, and what the queue gets
+     * after join after all that the branch had. In between both may use the same memory only to
+     * read it. A recording of the queue has its branch's work, too, and ends joined.
+     */
+    int (*branch)(ser_queue *queue);
+    int (*fork)(ser_queue *queue);
+    int (*join)(ser_queue *queue);
 
     /*
      * Recording, NULL on backends that cannot: from capture_begin to capture_end the queue's work
@@ -545,8 +559,12 @@ int ser_span_mask(ser_queue *queue, const ser_span_mask_args *args);
 int ser_sum_squares(ser_queue *queue, const ser_sum_squares_args *args);
 int ser_adamw(ser_queue *queue, const ser_adamw_args *args);
 
-/* Make the queue's scratch at least queue->planned bytes and leave planning mode. */
-int ser_queue_reserve(ser_queue *queue);
+/* Enter planning mode, the branch too. */
+void ser_queue_plan(ser_queue *queue);
+
+/* Make the scratch of the queue and its branch at least as large as was planned, and leave planning
+ * mode. *moved is set where one has a new address, else left as it is; may be NULL. */
+int ser_queue_reserve(ser_queue *queue, bool *moved);
 
 /* The spec a weight was created with; set by every backend as first member of its ser_weight. */
 const ser_weight_spec *ser_weight_get_spec(const ser_weight *weight);

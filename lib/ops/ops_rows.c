@@ -69,11 +69,13 @@ int ser_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args)
     check_tensor(&c, "x", &args->x, rows, channels);
     check_optional(&c, "sum", &args->sum, rows, channels);
     check_optional(&c, "dy", &args->dy, rows, channels);
+    check_optional(&c, "dy2", &args->dy2, rows, channels);
     check_optional(&c, "dsum", &args->dsum, rows, channels);
     check_optional(&c, "dx", &args->dx, rows, channels);
     check_optional(&c, "dh", &args->dh, rows, channels);
     check_like(&c, "sum", &args->sum, &args->x);
     check_like(&c, "dy", &args->dy, &args->x);
+    check_like(&c, "dy2", &args->dy2, &args->x);
     check_like(&c, "dsum", &args->dsum, &args->x);
     check_like(&c, "dx", &args->dx, &args->x);
     check_like(&c, "dh", &args->dh, &args->x);
@@ -91,8 +93,12 @@ int ser_residual_norm_bwd(ser_queue *queue, const ser_residual_norm_args *args)
         check_that(&c, !present(&c, &args->dgamma) && !present(&c, &args->dbeta),
                    "dgamma or dbeta without dy");
     }
+    check_that(&c, !present(&c, &args->dy2) || (normed && !present(&c, &args->dsum)),
+               "dy2 without dy, or with dsum");
     check_apart(&c, "dx and dh overlap", &args->dx, &args->dh);
     check_same_or_apart(&c, "dx and dy overlap", &args->dx, &args->dy);
+    check_same_or_apart(&c, "dx and dy2 overlap", &args->dx, &args->dy2);
+    check_same_or_apart(&c, "dh and dy2 overlap", &args->dh, &args->dy2);
     check_same_or_apart(&c, "dx and dsum overlap", &args->dx, &args->dsum);
     check_same_or_apart(&c, "dh and dy overlap", &args->dh, &args->dy);
     check_same_or_apart(&c, "dh and dsum overlap", &args->dh, &args->dsum);

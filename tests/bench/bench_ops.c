@@ -140,7 +140,7 @@ static void plan(const bench *b)
 {
     queue->planning = true;
     must_not_fail(b->run(queue, b->args));
-    must_not_fail(ser_queue_reserve(queue));
+    must_not_fail(ser_queue_reserve(queue, NULL));
 }
 
 static void measure(bench *b)

@@ -109,7 +109,7 @@ void side_poison(const side *s);
     do {                                                                                           \
         (s).queue->planning = true;                                                                \
         assert_ok(op((s).queue, args));                                                            \
-        assert_ok(ser_queue_reserve((s).queue));                                                   \
+        assert_ok(ser_queue_reserve((s).queue, NULL));                                             \
         side_poison(&(s));                                                                         \
         assert_ok(op((s).queue, args));                                                            \
         assert_ok((s).ops->sync((s).queue));                                                       \

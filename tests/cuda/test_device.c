@@ -169,9 +169,9 @@ START_TEST(test_out_of_memory_is_not_fatal)
     assert_ok(ser_cuda_ops.sync(queue));
     ser_cuda_ops.free(context, small);
     queue->planned = 3 << 20;
-    assert_fails(ser_queue_reserve(queue), SER_ERR_MEMORY, "3.0 MiB are needed");
+    assert_fails(ser_queue_reserve(queue, NULL), SER_ERR_MEMORY, "3.0 MiB are needed");
     queue->planned = queue->planned > 1000 ? queue->planned : 1000; /* as planning does */
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     emulator_fail("cudaMallocHost", 1, cudaErrorMemoryAllocation);
     assert_fails(ser_cuda_ops.host_alloc(context, 100, &memory), SER_ERR_MEMORY, "page-locked");
     assert_ok(ser_cuda_ops.host_alloc(context, 100, &memory));
@@ -359,6 +359,107 @@ START_TEST(test_a_recording_does_its_work_on_new_content)
 }
 END_TEST
 
+static void open_branch(void)
+{
+    unsetenv("SER_EARLY_LAUNCH");
+    open_queue();
+    assert_ok(ser_cuda_ops.branch(queue));
+    ck_assert_ptr_nonnull(queue->branch);
+}
+
+/* staging -> x by the queue, x -> y by its branch, y -> result by the queue. */
+static void copy_by_the_branch(const ser_tensor *x, const ser_tensor *y, const float *staging,
+                               float *result)
+{
+    const size_t size = (size_t)x->cols * sizeof *result;
+    assert_ok(ser_cuda_ops.upload(queue, x->data, staging, size));
+    assert_ok(ser_cuda_ops.fork(queue));
+    assert_ok(ser_cuda_ops.convert(queue->branch, x, y));
+    assert_ok(ser_cuda_ops.join(queue));
+    assert_ok(ser_cuda_ops.download(queue, result, y->data, size));
+}
+
+START_TEST(test_a_branch_runs_between_fork_and_join)
+{
+    enum { COUNT = 64 };
+    float *host;
+    void *memory;
+    ser_graph *graph;
+    open_branch();
+    assert_ok(ser_cuda_ops.host_alloc(context, 2 * COUNT * sizeof(float), (void **)&host));
+    assert_ok(ser_cuda_ops.alloc(context, 2 * COUNT * sizeof(float), &memory));
+    const ser_tensor x = ser_tensor_f32(memory, 1, COUNT);
+    const ser_tensor y = ser_tensor_f32((float *)memory + COUNT, 1, COUNT);
+    harness_fill(host, COUNT, 1, 1.0F);
+    copy_by_the_branch(&x, &y, host, host + COUNT);
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert_mem_eq(host, host + COUNT, COUNT * sizeof *host);
+    assert_ok(ser_cuda_ops.capture_begin(queue));
+    copy_by_the_branch(&x, &y, host, host + COUNT);
+    assert_ok(ser_cuda_ops.capture_end(queue, false, &graph));
+    for (uint64_t turn = 2; turn < 4; turn++) {
+        harness_fill(host, COUNT, turn, 1.0F);
+        assert_ok(ser_cuda_ops.replay(queue, graph));
+        assert_ok(ser_cuda_ops.sync(queue));
+        ck_assert_mem_eq(host, host + COUNT, COUNT * sizeof *host);
+    }
+    ser_cuda_ops.graph_free(context, graph);
+    ser_cuda_ops.free(context, memory);
+    ser_cuda_ops.host_free(context, host);
+}
+END_TEST
+
+/* A pass that failed between fork and join: waiting for the queue waits for the branch; a recording
+ * that ends so is refused, and the next one is not hurt. */
+START_TEST(test_a_branch_that_was_not_joined)
+{
+    float values[2] = {3.0F, 0.0F};
+    float *memory;
+    ser_graph *graph;
+    open_branch();
+    assert_ok(ser_cuda_ops.alloc(context, sizeof values, (void **)&memory));
+    const ser_tensor x = ser_tensor_f32(memory, 1, 1);
+    const ser_tensor y = ser_tensor_f32(memory + 1, 1, 1);
+    assert_ok(ser_cuda_ops.upload(queue, memory, values, sizeof values));
+    assert_ok(ser_cuda_ops.fork(queue));
+    assert_ok(ser_cuda_ops.convert(queue->branch, &x, &y));
+    assert_ok(ser_cuda_ops.sync(queue));
+    assert_ok(ser_cuda_ops.download(queue, values, memory, sizeof values));
+    assert_ok(ser_cuda_ops.sync(queue));
+    ck_assert(values[1] == 3.0F);
+    for (int joined = 0; joined < 2; joined++) {
+        assert_ok(ser_cuda_ops.capture_begin(queue));
+        assert_ok(ser_cuda_ops.fork(queue));
+        assert_ok(ser_cuda_ops.convert(queue->branch, &x, &y));
+        if (joined) {
+            assert_ok(ser_cuda_ops.join(queue));
+            assert_ok(ser_cuda_ops.capture_end(queue, false, &graph));
+        } else {
+            ck_assert_int_ne(ser_cuda_ops.capture_end(queue, false, &graph), 0);
+        }
+    }
+    ser_cuda_ops.graph_free(context, graph);
+    assert_ok(ser_cuda_ops.sync(queue));
+    ser_cuda_ops.free(context, memory);
+}
+END_TEST
+
+START_TEST(test_which_queues_have_a_branch)
+{
+    setenv("SER_BRANCH", "0", 1);
+    unsetenv("SER_EARLY_LAUNCH");
+    open_queue();
+    assert_ok(ser_cuda_ops.branch(queue));
+    ck_assert_ptr_null(queue->branch);
+    unsetenv("SER_BRANCH");
+    emulator_fail("cudaStreamCreateWithFlags", 1, cudaErrorMemoryAllocation);
+    assert_fails(ser_cuda_ops.branch(queue), SER_ERR_MEMORY, "stream");
+    ck_assert_ptr_null(queue->branch);
+    emulator_fail("cudaEventCreateWithFlags", 2, cudaErrorMemoryAllocation);
+    assert_fails(ser_cuda_ops.branch(queue), SER_ERR_MEMORY, "events");
+}
+END_TEST
+
 START_TEST(test_a_failed_recording_leaves_the_queue_usable)
 {
     ser_graph *graph = NULL;
@@ -522,6 +623,9 @@ int main(void)
                             test_weights_keep_every_bit,
                             test_weights_in_lent_memory,
                             test_a_recording_does_its_work_on_new_content,
+                            test_a_branch_runs_between_fork_and_join,
+                            test_a_branch_that_was_not_joined,
+                            test_which_queues_have_a_branch,
                             test_a_failed_recording_leaves_the_queue_usable,
                             test_which_cards_start_early,
                             test_what_fails_is_done_without_starting_early,

@@ -72,7 +72,7 @@ static int run(const cuda_product *product)
 {
     gpu.queue->planned = ser_products_scratch(gpu.queue);
     gpu.queue->planning = true;
-    assert_ok(ser_queue_reserve(gpu.queue));
+    assert_ok(ser_queue_reserve(gpu.queue, NULL));
     const int status = ser_product_run(cuda_queue_of(gpu.queue), product);
     assert_ok(gpu.ops->sync(gpu.queue));
     return status;

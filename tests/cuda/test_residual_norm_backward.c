@@ -19,7 +19,14 @@ static double once_rounded(int32_t type)
 }
 
 /* Where dx and dh go. */
-enum { ABSENT, APART, ON_DY, ON_DSUM, PLACES };
+enum {
+    ABSENT,
+    APART,
+    ON_DY,
+    ON_DSUM,
+    PLACES,
+    ON_DY2
+}; /* PLACES: of those that check_places tries */
 
 typedef struct form {
     int64_t channels;
@@ -29,11 +36,12 @@ typedef struct form {
     int dx, dh;
     bool dgamma, dbeta;
     float p;
+    bool dy2; /* in place of dsum */
 } form;
 
 typedef struct tensors {
     twin unread; /* x and h where there is a sum: NaN */
-    twin sum, gamma, stats, dy, dsum, dx, dh, dgamma, dbeta;
+    twin sum, gamma, stats, dy, dy2, dsum, dx, dh, dgamma, dbeta;
     twin_rows rows;
 } tensors;
 
@@ -49,6 +57,7 @@ static twin placed(int place, const form *f, const tensors *t)
     case APART: return twin_output(t->sum.cpu.rows, f->channels, f->type);
     case ON_DY: return t->dy;
     case ON_DSUM: return t->dsum;
+    case ON_DY2: return t->dy2;
     default: return twin_absent();
     }
 }
@@ -81,10 +90,11 @@ static tensors tensors_of(const form *f, int64_t batch, int64_t padded, const in
     t.stats = stats_of(&t, 1e-5F);
     t.dy = input_if(f->dy, total, f, 4, 1.0F);
     t.dsum = input_if(f->dsum, total, f, 5, 1.0F);
+    t.dy2 = input_if(f->dy2, total, f, 8, 1.0F);
     t.dgamma = input_if(f->dgamma, 1, f, 6, 3.0F);
     t.dbeta = input_if(f->dbeta, 1, f, 7, 3.0F);
-    twin *const inputs[] = {&t.sum, &t.stats, &t.dy, &t.dsum};
-    for (int i = 0; i < 4; i++) {
+    twin *const inputs[] = {&t.sum, &t.stats, &t.dy, &t.dsum, &t.dy2};
+    for (int i = 0; i < 5; i++) {
         if (inputs[i]->cpu.data != NULL) {
             twin_fill_padding(inputs[i], &t.rows, NAN);
         }
@@ -106,6 +116,7 @@ static ser_residual_norm_args cpu_args(const form *f, const tensors *t)
         .dropout = {.p = f->p, .op = 0xABCDEF, .step = &step},
         .stats = t->stats.cpu,
         .dy = t->dy.cpu,
+        .dy2 = t->dy2.cpu,
         .dsum = t->dsum.cpu,
         .dx = t->dx.cpu,
         .dh = t->dh.cpu,
@@ -124,6 +135,7 @@ static ser_residual_norm_args gpu_args(const form *f, const tensors *t)
     args.sum = f->h ? t->sum.gpu : twin_absent().gpu;
     args.stats = t->stats.gpu;
     args.dy = t->dy.gpu;
+    args.dy2 = t->dy2.gpu;
     args.dsum = t->dsum.gpu;
     args.dx = t->dx.gpu;
     args.dh = t->dh.gpu;
@@ -206,13 +218,38 @@ START_TEST(test_places)
 }
 END_TEST
 
+/* A gradient that comes in two parts, at hand and in passes; dx or dh in the place of one. */
+START_TEST(test_two_parts)
+{
+    const int64_t sizes[] = {7, 24, 768, 1288};
+    const int places[][2] = {{APART, APART}, {ON_DY2, APART}, {ON_DY, ON_DY2}, {ABSENT, ABSENT}};
+    for (int32_t type = SER_F32; type <= SER_BF16; type++) {
+        for (size_t i = 0; i < 16; i++) {
+            const int *place = places[i % 4];
+            const form f = {.channels = sizes[i / 4],
+                            .type = type,
+                            .h = true,
+                            .dy = true,
+                            .dy2 = true,
+                            .dx = place[0],
+                            .dh = place[1],
+                            .dgamma = true,
+                            .dbeta = true,
+                            .p = 0.1F};
+            check_form(&f);
+        }
+    }
+}
+END_TEST
+
 /* At hand up to 1280 channels, with the last pack of a row in every round; others in passes. */
 START_TEST(test_sizes)
 {
     const int64_t sizes[] = {1, 2, 8, 256, 264, 512, 768, 1024, 1030, 1280, 1288};
     for (int32_t type = SER_F32; type <= SER_BF16; type++) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            const form f = {sizes[i], type, true, true, true, APART, APART, true, true, 0.1F};
+            const form f = {sizes[i], type, true, true, true, APART,
+                            APART,    true, true, 0.1F, false};
             check_form(&f);
         }
     }
@@ -223,7 +260,7 @@ END_TEST
 static void check_many_rows(int64_t channels, int32_t type, int64_t padded)
 {
     const int32_t lengths[] = {(int32_t)padded - 1, 7, (int32_t)padded};
-    const form f = {channels, type, true, true, true, ON_DSUM, ON_DY, true, true, 0.1F};
+    const form f = {channels, type, true, true, true, ON_DSUM, ON_DY, true, true, 0.1F, false};
     const tensors t = tensors_of(&f, 3, padded, lengths, NULL);
     run_both(&f, &t);
     check_results(&f, &t);
@@ -247,7 +284,8 @@ START_TEST(test_short_clips)
         lengths[i] = i % 7 > 0;
     }
     for (int64_t channels = 7; channels <= 8; channels++) {
-        const form f = {channels, SER_BF16, true, true, false, APART, APART, true, true, 0.0F};
+        const form f = {channels, SER_BF16, true, true, false, APART,
+                        APART,    true,     true, 0.0F, false};
         const tensors t = tensors_of(&f, CLIPS, 1, lengths, NULL);
         run_both(&f, &t);
         check_results(&f, &t);
@@ -260,7 +298,7 @@ END_TEST
  * spoils its own row and the sums only. */
 static void check_extremes(int64_t channels, int32_t type, float scale)
 {
-    const form f = {channels, type, true, true, true, APART, APART, true, true, 0.2F};
+    const form f = {channels, type, true, true, true, APART, APART, true, true, 0.2F, false};
     float *x = malloc((size_t)(BATCH * PADDED * channels) * sizeof *x);
     harness_fill(x, (size_t)(BATCH * PADDED * channels), 9, scale);
     for (int64_t i = 0; i < channels; i++) {
@@ -291,7 +329,7 @@ END_TEST
 static void check_bits(int64_t channels, int32_t type)
 {
     static const int32_t lengths[] = {100, 7, 99};
-    const form f = {channels, type, true, true, true, APART, APART, true, true, 0.0F};
+    const form f = {channels, type, true, true, true, APART, APART, true, true, 0.0F, false};
     tensors t[2];
     const char *bytes[2][4];
     for (int i = 0; i < 2; i++) {
@@ -386,7 +424,7 @@ static void check_slope(const char *name, const ser_residual_norm_args *args, co
 static void check_differences(int64_t channels)
 {
     static const int32_t lengths[] = {SMALL_VALID};
-    const form f = {channels, SER_F32, true, true, true, APART, APART, true, true, 0.3F};
+    const form f = {channels, SER_F32, true, true, true, APART, APART, true, true, 0.3F, false};
     tensors t = tensors_of(&f, 1, SMALL_ROWS, lengths, NULL);
     const twin x = twin_input(SMALL_ROWS, channels, SER_F32, 11, 1.5F, 0);
     const twin h = twin_input(SMALL_ROWS, channels, SER_F32, 12, 1.5F, 0);
@@ -417,5 +455,5 @@ START_TEST(test_differences)
 }
 END_TEST
 
-CUDA_SUITE("cuda_residual_norm_backward", test_places, test_sizes, test_many_rows, test_short_clips,
-           test_extremes, test_same_bits, test_differences)
+CUDA_SUITE("cuda_residual_norm_backward", test_places, test_two_parts, test_sizes, test_many_rows,
+           test_short_clips, test_extremes, test_same_bits, test_differences)

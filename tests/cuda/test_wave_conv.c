@@ -171,7 +171,7 @@ START_TEST(test_unwieldy_strides_are_refused)
     const twin_args t = args_of(&s, SER_F32, (content){NULL, NULL});
     gpu.queue->planning = true;
     assert_ok(ser_wave_conv_fwd(gpu.queue, &t.gpu));
-    assert_ok(ser_queue_reserve(gpu.queue));
+    assert_ok(ser_queue_reserve(gpu.queue, NULL));
     assert_fails(ser_wave_conv_fwd(gpu.queue, &t.gpu), SER_ERR_UNSUPPORTED, "stride 100000");
 }
 END_TEST

@@ -466,9 +466,12 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest)
 cudaError_t cudaDeviceSynchronize()
 {
     const emulator_lock lock;
-    const cudaError_t error = emulator_enter(__func__);
+    cudaError_t error = emulator_enter(__func__);
 
-    return emulator_leave(error ? error : emulator_capture_forbids());
+    if (!error) {
+        error = emulator_capture_forbids();
+    }
+    return emulator_leave(error ? error : emulator_catch_up());
 }
 
 /* -- Memory */
@@ -524,6 +527,9 @@ static cudaError_t release(const char *function, void *memory, emulator_space sp
     }
     if (error && !emulator_now.sticky) {
         return emulator_leave(error);
+    }
+    if (!error) {
+        error = emulator_catch_up(); /* a card waits before it frees, too */
     }
     if (memory && !emulator_release(memory, space) && !error) {
         error = cudaErrorInvalidValue;

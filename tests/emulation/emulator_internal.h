@@ -135,6 +135,8 @@ void emulator_log_node(const char *how, const emulator_node *node);
 /* Executes the node, or records it if the stream captures. */
 cudaError_t emulator_submit(cudaStream_t stream, const emulator_node *node);
 cudaError_t emulator_submit_graph(cudaStream_t stream, const CUgraph_st *graph);
+/* What streams have kept back is done: where all of the device is waited for. */
+cudaError_t emulator_catch_up(void);
 /* 0, or the error of a call that a capture under way forbids; that capture is then invalid. */
 cudaError_t emulator_capture_forbids(void);
 

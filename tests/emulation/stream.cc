@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Streams, their capture, events, and what is submitted to them. Outside a capture all work is
- * done at once, so that a stream is always idle. */
+/*
+ * Streams, their capture, events, and what is submitted to them. Work is done at once, so that a
+ * stream is always idle, but for one that has waited for another stream: its work is done as late as
+ * the events allow, when somebody waits for it. What depends on it without having said so, or takes
+ * from it what it still needs, computes something wrong.
+ */
 #include "emulator_internal.h"
 
 #include <pthread.h>
@@ -23,6 +27,8 @@ struct CUstream_st {
     capture *in;
     /* Pieces of work so far, and how many of them the origin of the capture has waited for. */
     uint64_t work, joined;
+    bool late;       /* it has waited for another stream */
+    CUgraph_st kept; /* and this is what it has not done, or not recorded, yet */
 };
 
 struct CUevent_st {
@@ -97,6 +103,8 @@ void end(capture *c)
     for (cudaStream_t s = streams; s; s = s->next) {
         if (s->in == c) {
             s->in = nullptr;
+            s->late = false;
+            emulator_clear(&s->kept);
         }
     }
     free(c);
@@ -120,6 +128,31 @@ double seconds()
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
+void keep(cudaStream_t stream, const emulator_node *node)
+{
+    if (!emulator_append(&stream->kept, node)) {
+        emulator_fatal("no memory");
+    }
+}
+
+/* Do, or record, what the stream has kept. */
+cudaError_t catch_up(cudaStream_t stream)
+{
+    cudaError_t error = cudaSuccess;
+
+    if (!stream->in) {
+        error = stream->kept.first ? emulator_run_graph(&stream->kept) : cudaSuccess;
+        stream->late = false;
+    }
+    for (const emulator_node *node = stream->kept.first; stream->in && node; node = node->next) {
+        if (!emulator_append(stream->in->graph, node)) {
+            emulator_fatal("no memory");
+        }
+    }
+    emulator_clear(&stream->kept);
+    return error;
+}
+
 cudaError_t record(cudaStream_t stream, const emulator_node *node)
 {
     capture *c = stream->in;
@@ -133,10 +166,12 @@ cudaError_t record(cudaStream_t stream, const emulator_node *node)
         return invalidate(c, cudaErrorStreamCaptureUnsupported);
     }
     emulator_log_node("recorded ", node);
-    if (!emulator_append(c->graph, node)) {
+    stream->work++;
+    if (stream != c->origin) {
+        keep(stream, node);
+    } else if (!emulator_append(c->graph, node)) {
         emulator_fatal("no memory");
     }
-    stream->work++;
     return cudaSuccess;
 }
 
@@ -177,6 +212,18 @@ cudaError_t create_event(const char *function, cudaEvent_t *event, unsigned flag
 
 } // namespace
 
+cudaError_t emulator_catch_up()
+{
+    cudaError_t error = cudaSuccess;
+
+    for (cudaStream_t s = streams; s; s = s->next) {
+        if (!s->in && !error) {
+            error = catch_up(s);
+        }
+    }
+    return error;
+}
+
 cudaError_t emulator_capture_forbids()
 {
     for (capture *c = captures; c; c = c->next) {
@@ -205,7 +252,11 @@ cudaError_t emulator_submit(cudaStream_t stream, const emulator_node *node)
         return cudaErrorInvalidValue;
     }
     emulator_log_node("", node);
-    emulator_run_node(node);
+    if (!is_legacy(stream) && stream->late) {
+        keep(stream, node);
+    } else {
+        emulator_run_node(node);
+    }
     return cudaSuccess;
 }
 
@@ -222,7 +273,8 @@ cudaError_t emulator_submit_graph(cudaStream_t stream, const CUgraph_st *graph)
             count++;
         }
         emulator_log("graph of %zu nodes\n", count);
-        return emulator_run_graph(graph);
+        error = is_legacy(stream) ? cudaSuccess : catch_up(stream);
+        return error ? error : emulator_run_graph(graph);
     }
     for (const emulator_node *node = graph->first; !error && node; node = node->next) {
         error = record(stream, node);
@@ -258,6 +310,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
     if (!is_stream(stream)) {
         return emulator_leave(error ? error : cudaErrorInvalidResourceHandle);
     }
+    if (!stream->in && !error) {
+        catch_up(stream); /* a card finishes it, too */
+    }
     if (stream->in && stream->in->origin == stream) {
         emulator_clear(stream->in->graph);
         free(stream->in->graph);
@@ -270,6 +325,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
         link = &(*link)->next;
     }
     *link = stream->next;
+    emulator_clear(&stream->kept);
     free(stream);
     emulator_now.handles--;
     return emulator_leave(error);
@@ -297,9 +353,12 @@ static cudaError_t wait_error(cudaStream_t stream)
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
     const emulator_lock lock;
-    const cudaError_t error = emulator_enter(__func__);
+    cudaError_t error = emulator_enter(__func__);
 
-    return emulator_leave(error ? error : wait_error(stream));
+    if (!error) {
+        error = wait_error(stream);
+    }
+    return emulator_leave(error || is_legacy(stream) ? error : catch_up(stream));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
@@ -443,10 +502,18 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
         error = invalidate(from, cudaErrorStreamCaptureImplicit);
     } else if (from && in && in != from) {
         error = invalidate(in, invalidate(from, cudaErrorStreamCaptureMerge));
-    } else if (from && in && is_stream(event->stream)) {
+    } else if (is_legacy(stream) || stream == event->stream || !is_stream(event->stream)) {
+        return emulator_leave(cudaSuccess);
+    } else if (stream == (from ? from->origin : nullptr)) {
         event->stream->joined = max(event->stream->joined, event->work);
+        error = catch_up(event->stream);
     } else if (from) {
-        stream->in = from, stream->work++;
+        stream->work += !in;
+        stream->in = from;
+    } else if (event->stream->late) {
+        error = catch_up(event->stream);
+    } else {
+        stream->late = true;
     }
     return emulator_leave(error);
 }
@@ -463,9 +530,15 @@ static cudaError_t event_error(cudaEvent_t event)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     const emulator_lock lock;
-    const cudaError_t error = emulator_enter(__func__);
+    cudaError_t error = emulator_enter(__func__);
 
-    return emulator_leave(error ? error : event_error(event));
+    if (!error) {
+        error = event_error(event);
+    }
+    if (!error && is_stream(event->stream) && !event->stream->in) {
+        error = catch_up(event->stream);
+    }
+    return emulator_leave(error);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)

@@ -285,6 +285,54 @@ START_TEST(test_fork_and_join)
 }
 END_TEST
 
+/* What a second stream was given runs when somebody waits for it, not before. */
+START_TEST(test_late_branch)
+{
+    buffer<float> x(4);
+    cudaStream_t first, second;
+    cudaEvent_t forked, done;
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    float seen[4];
+
+    cudaStreamCreate(&first);
+    cudaStreamCreate(&second);
+    cudaEventCreateWithFlags(&forked, cudaEventDisableTiming);
+    cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+    for (int recorded = 0; recorded < 2; recorded++) {
+        if (recorded) {
+            cudaStreamBeginCapture(first, cudaStreamCaptureModeThreadLocal);
+        }
+        cudaMemsetAsync(x.device, 0, sizeof seen, first);
+        cudaEventRecord(forked, first);
+        cudaStreamWaitEvent(second, forked);
+        launch(add_kernel, 1, 4, 0, second, x.device, 1.0f);
+        cudaMemsetAsync(x.device, 0, sizeof seen, first); /* the branch adds to this */
+        cudaEventRecord(done, second);
+        cudaStreamWaitEvent(first, done);
+        launch(add_kernel, 1, 4, 0, first, x.device, 2.0f);
+        if (recorded) {
+            ck_assert_int_eq(cudaStreamEndCapture(first, &graph), cudaSuccess);
+            ck_assert_int_eq(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+            cudaMemsetAsync(x.device, 255, sizeof seen, first);
+            ck_assert_int_eq(cudaGraphLaunch(executable, first), cudaSuccess);
+            cudaGraphExecDestroy(executable);
+            cudaGraphDestroy(graph);
+        }
+        cudaStreamSynchronize(first);
+        cudaMemcpy(seen, x.device, sizeof seen, cudaMemcpyDeviceToHost);
+        ck_assert_float_eq(seen[3], 3.0f);
+    }
+    launch(add_kernel, 1, 4, 0, second, x.device, 4.0f); /* waited for: at once again */
+    cudaMemcpy(seen, x.device, sizeof seen, cudaMemcpyDeviceToHost);
+    ck_assert_float_eq(seen[0], 7.0f);
+    cudaEventDestroy(forked);
+    cudaEventDestroy(done);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+}
+END_TEST
+
 void *worker(void *)
 {
     float *x, host[32];
@@ -328,9 +376,9 @@ END_TEST
 int main()
 {
     /* the log is opened by the first submission of a process, and tests may share one */
-    const TTest *const plain[] = {test_log,           test_launch_limits,   test_devices,
-                                  test_memory,        test_injected_errors, test_graph,
-                                  test_fork_and_join, test_host_threads,    nullptr};
+    const TTest *const plain[] = {
+        test_log,   test_launch_limits, test_devices,     test_memory,       test_injected_errors,
+        test_graph, test_fork_and_join, test_late_branch, test_host_threads, nullptr};
     const TTest *const aborting[] = {nullptr};
     return run_suite("emulated runtime", plain, aborting, test_capture_forbids, FORBIDDEN_COUNT);
 }

@@ -75,7 +75,7 @@ void poison_scratch(void);
     do {                                                                                           \
         queue->planning = true;                                                                    \
         assert_ok(op(queue, args));                                                                \
-        assert_ok(ser_queue_reserve(queue));                                                       \
+        assert_ok(ser_queue_reserve(queue, NULL));                                                 \
         poison_scratch();                                                                          \
         assert_ok(op(queue, args));                                                                \
     } while (0)

@@ -44,7 +44,7 @@ static int32_t update(const state *s, const float *gradient, const ser_step *ste
     const ser_sum_squares_args squares = {.x = gradient, .count = s->count, .sum = &sum};
     queue->planning = true;
     assert_ok(ser_sum_squares(queue, &squares));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_sum_squares(queue, &squares));
     const ser_adamw_args args = {.w = s->w,
                                  .m = s->m,

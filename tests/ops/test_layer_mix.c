@@ -75,7 +75,7 @@ START_TEST(test_gradients)
                                    .dw = dw};
         queue->planning = true;
         assert_ok(ser_layer_mix_bwd(queue, &args));
-        assert_ok(ser_queue_reserve(queue));
+        assert_ok(ser_queue_reserve(queue, NULL));
         assert_ok(ser_layer_mix_bwd(queue, &args));
     }
     w64 = doubles(&w);
@@ -139,7 +139,7 @@ START_TEST(test_same_bits_with_any_threads)
                                    .dw = dw};
         queue->planning = true;
         assert_ok(ser_layer_mix_bwd(queue, &args));
-        assert_ok(ser_queue_reserve(queue));
+        assert_ok(ser_queue_reserve(queue, NULL));
         assert_ok(ser_layer_mix_fwd(queue, &args));
         assert_ok(ser_layer_mix_bwd(queue, &args));
     }

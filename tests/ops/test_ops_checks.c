@@ -301,7 +301,7 @@ START_TEST(planning_records_the_largest_need_and_runs_nothing)
     ck_assert_uint_eq(queue.planned, 1000);
     args.x.rows = 3;
     assert_fails(ser_linear_fwd(&queue, &args), SER_ERR_INTERNAL, "x is [3, 7]");
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     ck_assert(!queue.planning);
     ck_assert_uint_eq(queue.scratch_size, 1000);
     ck_assert_ptr_nonnull(queue.scratch);
@@ -317,29 +317,29 @@ END_TEST
 START_TEST(reserve_grows_never_shrinks_and_survives_failure)
 {
     int64_t live = ser_mem_live();
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     ck_assert_ptr_null(queue.scratch);
     queue.planned = 100;
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     void *first = queue.scratch;
     queue.planned = 50;
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     ck_assert_ptr_eq(queue.scratch, first);
     ck_assert_uint_eq(queue.scratch_size, 100);
     queue.planned = 200;
     queue.planning = true;
     ser_mem_fail_at(1, false);
-    assert_fails(ser_queue_reserve(&queue), SER_ERR_MEMORY, "out of memory");
+    assert_fails(ser_queue_reserve(&queue, NULL), SER_ERR_MEMORY, "out of memory");
     ck_assert_ptr_null(queue.scratch);
     ck_assert_uint_eq(queue.scratch_size, 0);
     ck_assert(!queue.planning);
     ck_assert_ptr_eq(freed, first);
     ck_assert_int_eq(syncs, 2);
     ck_assert_uint_eq(queue.planned, 100); /* what did not fit is not asked for again */
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     ck_assert_uint_eq(queue.scratch_size, 100);
     queue.planned = 200;
-    assert_ok(ser_queue_reserve(&queue));
+    assert_ok(ser_queue_reserve(&queue, NULL));
     ck_assert_uint_eq(queue.scratch_size, 200);
     ser_mem_free(queue.scratch);
     ck_assert_int_eq(ser_mem_live(), live);

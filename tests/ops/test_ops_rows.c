@@ -233,6 +233,9 @@ START_TEST(residual_norm_training)
     assert_bwd_refused(residual_norm, args, good, a.dy.data = NULL, "dgamma or dbeta without dy");
     assert_bwd_refused(residual_norm, args, good, a.dy.data = a.dsum.data = NULL,
                        "neither dy nor dsum");
+    assert_bwd_refused(residual_norm, args, good, a.dy2 = a.dy, "dy2 without dy, or with dsum");
+    assert_bwd_refused(residual_norm, args, good, (a.dy2 = tensor(8, 5), a.dsum.data = NULL),
+                       "dy2 is [8, 5]");
     assert_bwd_refused(residual_norm, args, good, a.dh = a.dx, "dx and dh overlap");
     assert_bwd_refused(residual_norm, args, good, a.dx.data = (float *)a.dy.data + 6,
                        "dx and dy overlap");

@@ -124,7 +124,7 @@ static void check_pool_gradients(bool scored, bool same, int64_t width)
     fill_padding(&args.alpha, &rows, NAN);
     queue->planning = true;
     assert_ok(ser_attn_pool_bwd(queue, &args));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_attn_pool_bwd(queue, &args)); /* once: parameters are added to */
     differentiated = &args;
     x64 = doubles(&args.x);
@@ -175,12 +175,12 @@ START_TEST(test_absent_gradients_and_threads)
     RUN(ser_attn_pool_fwd, &all);
     queue->planning = true;
     assert_ok(ser_attn_pool_bwd(queue, &all));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_attn_pool_bwd(queue, &all));
     fixture_threads(1);
     queue->planning = true;
     assert_ok(ser_attn_pool_bwd(queue, &only_dw));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_attn_pool_bwd(queue, &only_dw));
     assert_ok(ser_attn_pool_bwd(queue, &only_du));
     ck_assert_mem_eq(only_dw.dw.data, all.dw.data, 9 * sizeof(float));

@@ -51,7 +51,7 @@ static void check_case(int64_t n, bool with_h, bool with_sum, bool with_y, bool 
     reference_of(&args, x_copy, h.data, sum, y);
     queue->planning = true;
     assert_ok(ser_residual_norm_fwd(queue, &args));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_residual_norm_fwd(queue, &args)); /* once: it may work in place */
     if (with_sum) {
         check_rows(&args.sum, sum, &args.rows, false);
@@ -215,7 +215,7 @@ static void check_backward(const form *f)
     place_gradients(f, &args);
     queue->planning = true;
     assert_ok(ser_residual_norm_bwd(queue, &args));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_residual_norm_bwd(queue, &args)); /* once: it works in place */
     differentiated = &args;
     check_row_differences("dx", loss, x64, &args.dx, &args.rows, true);
@@ -272,7 +272,7 @@ START_TEST(test_large_gradients)
     RUN(ser_residual_norm_fwd, &args);
     queue->planning = true;
     assert_ok(ser_residual_norm_bwd(queue, &args));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_residual_norm_bwd(queue, &args));
     double *dx = ser_mem_alloc((size_t)(args.x.rows * N), sizeof *dx);
     double sums[2][N] = {{0}};
@@ -337,12 +337,41 @@ START_TEST(test_absent_gradients)
     only_gamma.dgamma.data = content(&all.dgamma);
     queue->planning = true;
     assert_ok(ser_residual_norm_bwd(queue, &all));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_residual_norm_bwd(queue, &all));
     assert_ok(ser_residual_norm_bwd(queue, &only_dh));
     assert_ok(ser_residual_norm_bwd(queue, &only_gamma));
     ck_assert_mem_eq(only_dh.dh.data, all.dh.data, (size_t)(BATCH * PADDED * f.n) * sizeof(float));
     ck_assert_mem_eq(only_gamma.dgamma.data, all.dgamma.data, (size_t)f.n * sizeof(float));
+}
+END_TEST
+
+/* A gradient in two parts is their sum, also where dx takes the place of the second. */
+START_TEST(test_two_parts)
+{
+    const form f = {
+        .n = 45, .h = true, .y = true, .dh = true, .dgamma = true, .dbeta = true, .p = 0.2F};
+    ser_residual_norm_args whole = training_args(&f);
+    RUN(ser_residual_norm_fwd, &whole);
+    place_gradients(&f, &whole);
+    ser_residual_norm_args parts = whole;
+    parts.dy = matrix(BATCH * PADDED, f.n, 5, 0);
+    parts.dy2 = matrix(BATCH * PADDED, f.n, 6, 0);
+    for (int64_t i = 0; i < BATCH * PADDED * f.n; i++) {
+        ((float *)whole.dy.data)[i] += ((const float *)parts.dy2.data)[i];
+    }
+    fill_padding(&parts.dy2, &parts.rows, NAN);
+    parts.dx = parts.dy2;
+    parts.dh = poisoned(BATCH * PADDED, f.n);
+    parts.dgamma.data = content(&whole.dgamma);
+    parts.dbeta.data = content(&whole.dbeta);
+    RUN(ser_residual_norm_bwd, &whole);
+    RUN(ser_residual_norm_bwd, &parts);
+    const size_t size = (size_t)(BATCH * PADDED * f.n) * sizeof(float);
+    ck_assert_mem_eq(parts.dx.data, whole.dx.data, size);
+    ck_assert_mem_eq(parts.dh.data, whole.dh.data, size);
+    ck_assert_mem_eq(parts.dgamma.data, whole.dgamma.data, (size_t)f.n * sizeof(float));
+    ck_assert_mem_eq(parts.dbeta.data, whole.dbeta.data, (size_t)f.n * sizeof(float));
 }
 END_TEST
 
@@ -436,5 +465,5 @@ START_TEST(test_same_bits_with_any_threads)
 END_TEST
 
 OP_SUITE("residual_norm", test_all_forms, test_constant_row, test_gradients, test_large_gradients,
-         test_absent_gradients, test_training_agrees_with_prediction,
+         test_absent_gradients, test_two_parts, test_training_agrees_with_prediction,
          test_gradient_of_a_constant_row, test_same_bits_with_any_threads)

@@ -7,7 +7,7 @@ static double sum_of(const float *x, int64_t count, double before)
     const ser_sum_squares_args args = {.x = x, .count = count, .sum = &sum};
     queue->planning = true;
     assert_ok(ser_sum_squares(queue, &args));
-    assert_ok(ser_queue_reserve(queue));
+    assert_ok(ser_queue_reserve(queue, NULL));
     assert_ok(ser_sum_squares(queue, &args));
     return sum;
 }

@@ -229,11 +229,17 @@ static void norm_stats(const float *x, int64_t n, float eps, float stats[2])
     stats[1] = 1.0F / __builtin_sqrtf(variance + eps);
 }
 
+static inline vec norm_dy(const ser_norm_row *row, int64_t i, int64_t n)
+{
+    const vec dy = load_up_to(row->dy + i, n);
+    return row->dy2 != NULL ? dy + load_up_to(row->dy2 + i, n) : dy;
+}
+
 /* Sums over the row of g = dy gamma and of g xhat; dgamma += dy xhat, dbeta += dy on the way. */
 static inline void norm_sums_step(const ser_norm_row *row, int64_t i, int64_t n, vec sums[2])
 {
     vec xhat = (load_up_to(row->x + i, n) - row->mean) * row->inverse;
-    vec dy = load_up_to(row->dy + i, n);
+    vec dy = norm_dy(row, i, n);
     vec g = dy * load_up_to(row->gamma + i, n);
     sums[0] += g;
     sums[1] += g * xhat;
@@ -249,7 +255,7 @@ static inline void norm_sums_step(const ser_norm_row *row, int64_t i, int64_t n,
 static inline void norm_dx_step(const ser_norm_row *row, int64_t i, int64_t n, const float means[2])
 {
     vec xhat = (load_up_to(row->x + i, n) - row->mean) * row->inverse;
-    vec g = load_up_to(row->dy + i, n) * load_up_to(row->gamma + i, n);
+    vec g = norm_dy(row, i, n) * load_up_to(row->gamma + i, n);
     vec dx = (g - means[0] - xhat * means[1]) * row->inverse;
     if (row->add != NULL) {
         dx += load_up_to(row->add + i, n);

@@ -36,8 +36,9 @@ typedef struct ser_norm_row {
     float mean, inverse; /* 1 / sqrt(var + eps) */
     const float *gamma;
     const float *dy;
+    const float *dy2;      /* added to dy, or NULL */
     const float *add;      /* added to dx, or NULL */
-    float *dx;             /* or NULL; may be dy or add, not x */
+    float *dx;             /* or NULL; may be dy, dy2 or add, not x */
     float *dgamma, *dbeta; /* [n] added to, each or NULL */
 } ser_norm_row;
 

@@ -80,7 +80,7 @@ size_t ser_cpu_residual_norm_scratch(const ser_queue *queue, const ser_residual_
 }
 
 /*
- * With xhat = (sum - mean) / sqrt(var + eps) and g = dy gamma:
+ * With xhat = (sum - mean) / sqrt(var + eps), dy the sum of its parts and g = dy gamma:
  *   dx = dsum + (g - mean(g) - xhat mean(g xhat)) / sqrt(var + eps);  dh = dropout'(dx)
  *   dgamma = sum over the rows of dy xhat;  dbeta = sum over the rows of dy
  */
@@ -94,17 +94,18 @@ static void one_row_bwd(const ser_kernels *kernels, const ser_residual_norm_args
     if (args->dy.data != NULL) {
         const float *stats = (const float *)args->stats.data + 2 * r;
         const ser_tensor *x = args->sum.data != NULL ? &args->sum : &args->x;
-        kernels->training->norm_bwd(
-            &(ser_norm_row){.n = n,
-                            .x = (const float *)x->data + r * n,
-                            .mean = stats[0],
-                            .inverse = stats[1],
-                            .gamma = args->gamma.data,
-                            .dy = (const float *)args->dy.data + r * n,
-                            .add = dsum,
-                            .dx = dx,
-                            .dgamma = args->dgamma.data != NULL ? sums : NULL,
-                            .dbeta = args->dbeta.data != NULL ? sums + n : NULL});
+        kernels->training->norm_bwd(&(ser_norm_row){
+            .n = n,
+            .x = (const float *)x->data + r * n,
+            .mean = stats[0],
+            .inverse = stats[1],
+            .gamma = args->gamma.data,
+            .dy = (const float *)args->dy.data + r * n,
+            .dy2 = args->dy2.data != NULL ? (const float *)args->dy2.data + r * n : NULL,
+            .add = dsum,
+            .dx = dx,
+            .dgamma = args->dgamma.data != NULL ? sums : NULL,
+            .dbeta = args->dbeta.data != NULL ? sums + n : NULL});
     } else if (dx != NULL && dx != dsum) {
         memcpy(dx, dsum, (size_t)n * sizeof(float));
     }

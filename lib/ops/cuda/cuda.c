@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The CUDA backend: device, memory, queue, recording, weights, and on the last page the table. */
+/* The CUDA backend: device, memory, weights, and on the last page the table. */
 #include "ops/cuda/cuda.h"
 
 #include <stdio.h>
@@ -11,10 +11,7 @@
 #include "ops/cuda/convolutions.h"
 #include "ops/cuda/products.h"
 
-enum {
-    LEAST_MAJOR = 8, /* Ampere: bf16 tensor cores, cp.async */
-    EARLY_MAJOR = 9, /* Hopper: programmatic dependent launch */
-};
+enum { LEAST_MAJOR = 8 }; /* Ampere: bf16 tensor cores, cp.async */
 
 /* --- Device --- */
 
@@ -181,17 +178,15 @@ static int cuda_open(int32_t index, ser_context **context, const char **name)
 
 /* --- Memory --- */
 
-/* Whether things of the device can be released: it works, or it failed and its runtime answers every
- * call with that error, but forgets what it is given. Not in a process forked from its own. */
-static bool can_release(const ser_context *context)
+bool ser_cuda_can_release(const ser_context *context)
 {
     return cudaSetDevice(context->index) == cudaSuccess ||
            __atomic_load_n(&context->failed, __ATOMIC_RELAXED) != 0;
 }
 
-static void cuda_free(ser_context *context, void *memory)
+void ser_cuda_free(ser_context *context, void *memory)
 {
-    if (memory != NULL && can_release(context)) {
+    if (memory != NULL && ser_cuda_can_release(context)) {
         cudaFree(memory);
     }
     cudaGetLastError();
@@ -215,204 +210,10 @@ static int cuda_host_alloc(ser_context *context, size_t size, void **memory)
 
 static void cuda_host_free(ser_context *context, void *memory)
 {
-    if (memory != NULL && can_release(context)) {
+    if (memory != NULL && ser_cuda_can_release(context)) {
         cudaFreeHost(memory);
     }
     cudaGetLastError();
-}
-
-/* --- Queue --- */
-
-/* Only where it is asked for: what graphs make of it no card has shown yet (tests/gpu/TODO.md). */
-static enum cuda_early early_at_first(const ser_context *context)
-{
-    const char *asked = getenv("SER_EARLY_LAUNCH");
-    const bool wanted = asked != NULL && strcmp(asked, "1") == 0;
-    return wanted && context->major >= EARLY_MAJOR ? CUDA_EARLY_UNKNOWN : CUDA_EARLY_OFF;
-}
-
-/* PTX of an older card, translated for one that has no code of its own here, does not wait. */
-bool ser_cuda_starts_early(ser_queue *queue, const void *kernel)
-{
-    cuda_queue *q = cuda_queue_of(queue);
-    if (q->early == CUDA_EARLY_UNKNOWN) {
-        struct cudaFuncAttributes code = {.ptxVersion = 0};
-        if (cudaFuncGetAttributes(&code, kernel) != cudaSuccess) {
-            cudaGetLastError(); /* the launch will say it */
-            return false;
-        }
-        q->early = code.ptxVersion >= 10 * EARLY_MAJOR ? CUDA_EARLY_ON : CUDA_EARLY_OFF;
-    }
-    return q->early == CUDA_EARLY_ON;
-}
-
-void ser_cuda_refuse_early(ser_queue *queue)
-{
-    cuda_queue_of(queue)->early = CUDA_EARLY_OFF;
-}
-
-static int cuda_queue_create(ser_context *context, int32_t threads, ser_queue **queue)
-{
-    (void)threads;
-    int status = ser_cuda_enter(context);
-    if (status != 0) {
-        return status;
-    }
-    cuda_queue *q = ser_mem_alloc(1, sizeof *q);
-    if (q == NULL) {
-        return SER_ERR_MEMORY;
-    }
-    status = ser_cuda_status(context, cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking),
-                             "creating a stream");
-    if (status != 0) {
-        ser_mem_free(q);
-        return status;
-    }
-    q->base.ops = &ser_cuda_ops;
-    q->base.context = context;
-    q->early = early_at_first(context);
-    *queue = &q->base;
-    return 0;
-}
-
-static void cuda_queue_free(ser_queue *queue)
-{
-    if (queue == NULL) {
-        return;
-    }
-    cuda_queue *q = cuda_queue_of(queue);
-    if (cudaSetDevice(queue->context->index) == cudaSuccess) {
-        cudaStreamSynchronize(q->stream);
-        ser_convolutions_free(q->convolutions); /* cuDNN is not called on a failed device */
-    }
-    if (can_release(queue->context)) {
-        cudaStreamDestroy(q->stream);
-    }
-    cudaGetLastError();
-    cuda_free(queue->context, queue->scratch);
-    ser_mem_free(q);
-}
-
-static int copy(ser_queue *queue, void *to, const void *from, size_t size, enum cudaMemcpyKind kind)
-{
-    int status = ser_cuda_enter(queue->context);
-    if (status != 0 || size == 0) {
-        return status;
-    }
-    return ser_cuda_status(queue->context,
-                           cudaMemcpyAsync(to, from, size, kind, cuda_queue_of(queue)->stream),
-                           "a transfer");
-}
-
-static int cuda_upload(ser_queue *queue, void *device, const void *host, size_t size)
-{
-    return copy(queue, device, host, size, cudaMemcpyHostToDevice);
-}
-
-static int cuda_download(ser_queue *queue, void *host, const void *device, size_t size)
-{
-    return copy(queue, host, device, size, cudaMemcpyDeviceToHost);
-}
-
-static int cuda_zero(ser_queue *queue, void *device, size_t size)
-{
-    int status = ser_cuda_enter(queue->context);
-    if (status != 0 || size == 0) {
-        return status;
-    }
-    return ser_cuda_status(queue->context,
-                           cudaMemsetAsync(device, 0, size, cuda_queue_of(queue)->stream),
-                           "clearing memory");
-}
-
-static int cuda_sync(ser_queue *queue)
-{
-    int status = ser_cuda_enter(queue->context);
-    if (status != 0) {
-        return status;
-    }
-    return ser_cuda_status(queue->context, cudaStreamSynchronize(cuda_queue_of(queue)->stream),
-                           "waiting for the device");
-}
-
-/* --- Recording --- */
-
-struct ser_graph {
-    cudaGraphExec_t executable;
-};
-
-static int cuda_capture_begin(ser_queue *queue)
-{
-    cuda_queue *q = cuda_queue_of(queue);
-    int status = ser_cuda_enter(queue->context);
-    if (status == 0) {
-        /* Thread-local: other threads may allocate meanwhile. */
-        status = ser_cuda_status(
-            queue->context, cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
-            "starting to record");
-    }
-    q->capturing = status == 0;
-    return status;
-}
-
-static void cuda_graph_free(ser_context *context, ser_graph *graph)
-{
-    if (graph == NULL) {
-        return;
-    }
-    if (graph->executable != NULL && can_release(context)) {
-        cudaGraphExecDestroy(graph->executable);
-    }
-    cudaGetLastError();
-    ser_mem_free(graph);
-}
-
-static int cuda_capture_end(ser_queue *queue, bool failed, ser_graph **graph)
-{
-    cuda_queue *q = cuda_queue_of(queue);
-    cudaGraph_t recorded = NULL;
-    *graph = NULL;
-    q->capturing = false;
-    const cudaError_t ended = cudaStreamEndCapture(q->stream, &recorded);
-    if (failed) {
-        cudaGetLastError();
-        if (recorded != NULL) {
-            cudaGraphDestroy(recorded);
-        }
-        return 0; /* the failure has been told already */
-    }
-    int status = ser_cuda_status(queue->context, ended, "recording");
-    ser_graph *g = status == 0 ? ser_mem_alloc(1, sizeof *g) : NULL;
-    if (status == 0 && g == NULL) {
-        status = SER_ERR_MEMORY;
-    }
-    if (status == 0) {
-        status = ser_cuda_status(queue->context, cudaGraphInstantiate(&g->executable, recorded, 0),
-                                 "preparing a recording");
-    }
-    if (recorded != NULL) {
-        cudaGraphDestroy(recorded);
-    }
-    if (status != 0 && status != SER_ERR_MEMORY) {
-        ser_cuda_refuse_early(queue);
-    }
-    if (status != 0) {
-        ser_mem_free(g);
-        return status;
-    }
-    *graph = g;
-    return 0;
-}
-
-static int cuda_replay(ser_queue *queue, ser_graph *graph)
-{
-    int status = ser_cuda_enter(queue->context);
-    if (status != 0) {
-        return status;
-    }
-    return ser_cuda_status(queue->context,
-                           cudaGraphLaunch(graph->executable, cuda_queue_of(queue)->stream),
-                           "a replay");
 }
 
 /* --- Weights --- */
@@ -420,8 +221,8 @@ static int cuda_replay(ser_queue *queue, ser_graph *graph)
 static void cuda_weight_free(ser_context *context, ser_weight *weight)
 {
     if (weight != NULL) {
-        cuda_free(context, weight->own_f32);
-        cuda_free(context, weight->own_bf16);
+        ser_cuda_free(context, weight->own_f32);
+        ser_cuda_free(context, weight->own_bf16);
         ser_mem_free(weight);
     }
 }
@@ -468,7 +269,8 @@ static size_t weight_bytes(const ser_weight *weight)
 
 static int cuda_weight_set(ser_queue *queue, ser_weight *weight, const float *device)
 {
-    int status = copy(queue, weight->f32, device, weight_bytes(weight), cudaMemcpyDeviceToDevice);
+    int status =
+        ser_cuda_copy(queue, weight->f32, device, weight_bytes(weight), cudaMemcpyDeviceToDevice);
     if (status == 0 && weight->bf16 != NULL) {
         const int64_t rows = weight->spec.rows * weight->spec.groups;
         const ser_tensor from = ser_tensor_f32(weight->f32, rows, weight->spec.cols);
@@ -481,7 +283,8 @@ static int cuda_weight_set(ser_queue *queue, ser_weight *weight, const float *de
 
 static int cuda_weight_get(ser_queue *queue, const ser_weight *weight, float *device)
 {
-    return copy(queue, device, weight->f32, weight_bytes(weight), cudaMemcpyDeviceToDevice);
+    return ser_cuda_copy(queue, device, weight->f32, weight_bytes(weight),
+                         cudaMemcpyDeviceToDevice);
 }
 
 /* --- The table --- */
@@ -512,19 +315,22 @@ const ser_ops ser_cuda_ops = {
     .open = cuda_open,
     .close = cuda_close,
     .alloc = ser_cuda_alloc,
-    .free = cuda_free,
+    .free = ser_cuda_free,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
-    .queue_create = cuda_queue_create,
-    .queue_free = cuda_queue_free,
-    .upload = cuda_upload,
-    .download = cuda_download,
-    .zero = cuda_zero,
-    .sync = cuda_sync,
-    .capture_begin = cuda_capture_begin,
-    .capture_end = cuda_capture_end,
-    .replay = cuda_replay,
-    .graph_free = cuda_graph_free,
+    .queue_create = ser_cuda_queue_create,
+    .queue_free = ser_cuda_queue_free,
+    .upload = ser_cuda_upload,
+    .download = ser_cuda_download,
+    .zero = ser_cuda_zero,
+    .sync = ser_cuda_sync,
+    .branch = ser_cuda_branch,
+    .fork = ser_cuda_fork,
+    .join = ser_cuda_join,
+    .capture_begin = ser_cuda_capture_begin,
+    .capture_end = ser_cuda_capture_end,
+    .replay = ser_cuda_replay,
+    .graph_free = ser_cuda_graph_free,
     .weight_create = cuda_weight_create,
     .weight_free = cuda_weight_free,
     .weight_set = cuda_weight_set,

@@ -40,7 +40,10 @@ enum cuda_early { CUDA_EARLY_OFF, CUDA_EARLY_UNKNOWN, CUDA_EARLY_ON };
 typedef struct cuda_queue {
     ser_queue base;
     cudaStream_t stream;
-    bool capturing; /* work is recorded, nothing may be measured or allocated */
+    struct cuda_queue *beside;    /* its branch, or whose branch it is; NULL: alone */
+    cudaEvent_t forked, finished; /* with a branch: where it may start, where it has got to */
+    bool forks;                   /* work of the branch has not been joined */
+    bool capturing;               /* work is recorded, nothing may be measured or allocated */
     enum cuda_early early;
     ser_convolutions *convolutions; /* or NULL: none was needed yet */
 } cuda_queue;
@@ -98,6 +101,28 @@ int ser_cuda_enter(ser_context *context);
 
 /* The same for memory, naming what was asked for and what is free. */
 int ser_cuda_alloc(ser_context *context, size_t size, void **memory);
+void ser_cuda_free(ser_context *context, void *memory);
+
+/* Whether things of the device can be released: it works, or it failed and its runtime answers every
+ * call with that error, but forgets what it is given. Not in a process forked from its own. */
+bool ser_cuda_can_release(const ser_context *context);
+
+/* The queue (queue.c). */
+int ser_cuda_queue_create(ser_context *context, int32_t threads, ser_queue **queue);
+void ser_cuda_queue_free(ser_queue *queue);
+int ser_cuda_copy(ser_queue *queue, void *to, const void *from, size_t size,
+                  enum cudaMemcpyKind kind);
+int ser_cuda_upload(ser_queue *queue, void *device, const void *host, size_t size);
+int ser_cuda_download(ser_queue *queue, void *host, const void *device, size_t size);
+int ser_cuda_zero(ser_queue *queue, void *device, size_t size);
+int ser_cuda_sync(ser_queue *queue);
+int ser_cuda_branch(ser_queue *queue);
+int ser_cuda_fork(ser_queue *queue);
+int ser_cuda_join(ser_queue *queue);
+int ser_cuda_capture_begin(ser_queue *queue);
+int ser_cuda_capture_end(ser_queue *queue, bool failed, ser_graph **graph);
+int ser_cuda_replay(ser_queue *queue, ser_graph *graph);
+void ser_cuda_graph_free(ser_context *context, ser_graph *graph);
 
 /* Scratch of the ops that need some; of the others it is 0. */
 size_t ser_cuda_log_mel_scratch(const ser_queue *queue, const ser_log_mel_args *args);

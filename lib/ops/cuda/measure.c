@@ -71,11 +71,22 @@ static int read_times(cuda_queue *queue, const stopwatch *watch, float *shortest
     return ser_cuda_status(queue->base.context, error, "measuring");
 }
 
+/* What runs beside it would slow down what is measured. */
+static int wait_for_other(const cuda_queue *queue)
+{
+    const cudaError_t error =
+        queue->beside != NULL ? cudaStreamSynchronize(queue->beside->stream) : cudaSuccess;
+    return ser_cuda_status(queue->base.context, error, "waiting for the device");
+}
+
 int ser_measure(cuda_queue *queue, const cuda_way *way, float *shortest)
 {
     stopwatch watch = {{NULL}, {NULL}};
     *shortest = INFINITY;
-    int status = ser_cuda_status(queue->base.context, make_events(&watch), "creating events");
+    int status = wait_for_other(queue);
+    status = status == 0
+                 ? ser_cuda_status(queue->base.context, make_events(&watch), "creating events")
+                 : status;
     status = status == 0 ? way->run(queue, way->data) : status;
     status = status == 0 ? queue_runs(queue, way, &watch) : status;
     status = status == 0 ? read_times(queue, &watch, shortest) : status;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * With xhat = (sum - mean) / sqrt(var + eps) and g = dy gamma, per row of C channels:
+ * With xhat = (sum - mean) / sqrt(var + eps), dy the sum of its parts and g = dy gamma, per row of C
+ * channels:
  *   dx = dsum + (g - mean(g) - xhat mean(g xhat)) / sqrt(var + eps);  dh = dropout'(dx)
  *   dgamma = sum over the rows of dy xhat;  dbeta = sum over the rows of dy
  *
@@ -29,6 +30,14 @@ __device__ __forceinline__ void load_normed(const backward<T> &a, const row_ahea
     float gamma[PACK];
     load_between<WHOLE>(a.x, at, begin, end, xhat);
     load_between<WHOLE>(a.dy, at, begin, end, g);
+    if (a.dy2 != nullptr) {
+        float more[PACK];
+        load_between<WHOLE>(a.dy2, at, begin, end, more);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            g[i] += more[i];
+        }
+    }
     load_between<WHOLE>(a.gamma, at - begin, 0, a.channels, gamma);
 #pragma unroll
     for (int i = 0; i < PACK; i++) {
@@ -89,8 +98,10 @@ __global__ void __launch_bounds__(PACK_THREADS) norm_bwd_columns(const backward<
     float dbeta = 0.0f;
     for (row_walk at = walk_rows(a.rows); is_within(at, a.rows); advance(at, a.rows)) {
         if (c < a.channels && is_valid(at, a.rows)) {
-            const float dy = to_float(a.dy[at.row * a.channels + c]);
-            const float x = to_float(a.x[at.row * a.channels + c]);
+            const int64_t e = at.row * a.channels + c;
+            const float more = a.dy2 != nullptr ? to_float(a.dy2[e]) : 0.0f;
+            const float dy = to_float(a.dy[e]) + more;
+            const float x = to_float(a.x[e]);
             dgamma += dy * ((x - a.stats[2 * at.row]) * a.stats[2 * at.row + 1]);
             dbeta += dy;
         }
@@ -140,8 +151,8 @@ __global__ void __launch_bounds__(SLICES *WARP)
 template <typename T> bool is_whole(const backward<T> &a)
 {
     return a.channels % PACK == 0 && ser_pack_aligned(a.x) && ser_pack_aligned(a.dy) &&
-           ser_pack_aligned(a.dsum) && ser_pack_aligned(a.gamma) && ser_pack_aligned(a.dx) &&
-           ser_pack_aligned(a.dh);
+           ser_pack_aligned(a.dy2) && ser_pack_aligned(a.dsum) && ser_pack_aligned(a.gamma) &&
+           ser_pack_aligned(a.dx) && ser_pack_aligned(a.dh);
 }
 
 template <typename T, int ROUNDS>
@@ -153,7 +164,7 @@ int run_at_hand(ser_queue *queue, const backward<T> &a, int64_t *blocks)
                       norm_bwd_at_hand<T, ROUNDS>, a);
 }
 
-/* dy is summed up before dx or dh may take its place. */
+/* dy is summed up before dx or dh may take its place, or that of dy2. */
 template <typename T> int run_in_passes(ser_queue *queue, const backward<T> &a, int64_t *blocks)
 {
     const int64_t total = a.rows.batch * a.rows.padded;
@@ -193,6 +204,7 @@ template <typename T> int run_backward(ser_queue *queue, const ser_residual_norm
     const backward<T> a = {
         .x = args->dy.data != nullptr ? static_cast<const T *>(x.data) : nullptr,
         .dy = static_cast<const T *>(args->dy.data),
+        .dy2 = static_cast<const T *>(args->dy2.data),
         .dsum = static_cast<const T *>(args->dsum.data),
         .gamma = static_cast<const float *>(args->gamma.data),
         .stats = static_cast<const float *>(args->stats.data),

@@ -17,13 +17,14 @@ namespace
 
 constexpr int MOST_ROUNDS = 5; /* of a warp over a row: up to 1280 channels */
 
-enum { INPUT_X, INPUT_DY, INPUT_DSUM, INPUTS };
+enum { INPUT_X, INPUT_DY, INPUT_OTHER, INPUTS }; /* OTHER: dy2 or dsum */
 
-/* dx and dh may be in place of dy and dsum: no pointer is __restrict__, and an element is read and
+/* dx and dh may be in place of dy, dy2 and dsum: no pointer is __restrict__, and an element is read and
  * then written by one lane only. */
 template <typename T> struct backward {
     const T *x;         /* [rows, channels]: what was normed, with dy */
     const T *dy;        /* [rows, channels] or NULL */
+    const T *dy2;       /* [rows, channels] or NULL: added to dy; not with dsum */
     const T *dsum;      /* [rows, channels] or NULL */
     const float *gamma; /* [channels], with dy */
     const float *stats; /* [rows, 2], with dy */
@@ -97,7 +98,7 @@ __device__ __forceinline__ void fetch(const backward<T> &a, const row_ahead &row
                                       uint4 *own)
 {
     constexpr int PARTS = plan<T, ROUNDS>::PARTS;
-    const T *const inputs[INPUTS] = {a.x, a.dy, a.dsum};
+    const T *const inputs[INPUTS] = {a.x, a.dy, a.dsum != nullptr ? a.dsum : a.dy2};
     const int32_t c = channel_of(round);
     if (!row.is_valid || c >= a.channels) {
         return;
@@ -128,6 +129,21 @@ __device__ __forceinline__ void take(const uint4 *own, int input, int round, flo
     unpack(raw, x);
 }
 
+template <typename T, int ROUNDS>
+__device__ __forceinline__ void take_dy(const backward<T> &a, const uint4 *own, int round,
+                                        float (&dy)[PACK])
+{
+    take<T, ROUNDS>(own, INPUT_DY, round, dy);
+    if (a.dy2 != nullptr) {
+        float more[PACK];
+        take<T, ROUNDS>(own, INPUT_OTHER, round, more);
+#pragma unroll
+        for (int i = 0; i < PACK; i++) {
+            dy[i] += more[i];
+        }
+    }
+}
+
 /* The lane's parts of the sums over rows. */
 template <int ROUNDS> struct lane_sums {
     float dgamma[ROUNDS][PACK];
@@ -148,7 +164,7 @@ __device__ __forceinline__ void sum_row(const backward<T> &a, const row_ahead &r
             float dy[PACK];
             float gamma[PACK];
             take<T, ROUNDS>(own, INPUT_X, j, x);
-            take<T, ROUNDS>(own, INPUT_DY, j, dy);
+            take_dy<T, ROUNDS>(a, own, j, dy);
             load_pack(a.gamma + c, gamma);
 #pragma unroll
             for (int i = 0; i < PACK; i++) {
@@ -172,14 +188,14 @@ __device__ __forceinline__ void gradient_of_sum(const backward<T> &a, const row_
                                                 float mean_gx, float (&d)[PACK])
 {
     if (a.dsum != nullptr) {
-        take<T, ROUNDS>(own, INPUT_DSUM, round, d);
+        take<T, ROUNDS>(own, INPUT_OTHER, round, d);
     }
     if (a.dy != nullptr) {
         float x[PACK];
         float dy[PACK];
         float gamma[PACK];
         take<T, ROUNDS>(own, INPUT_X, round, x);
-        take<T, ROUNDS>(own, INPUT_DY, round, dy);
+        take_dy<T, ROUNDS>(a, own, round, dy);
         load_pack(a.gamma + channel_of(round), gamma);
 #pragma unroll
         for (int i = 0; i < PACK; i++) {
