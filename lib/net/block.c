@@ -98,8 +98,21 @@ static ser_attention_args attention_args(const ser_pass *pass, int32_t i, ser_te
         args.dropout = ser_pass_dropout_key(pass, pass->tape->options->attention_dropout,
                                             ser_dropout_of_block(i, SER_DROPOUT_ATTENTION));
         args.lse = pass->tape->blocks[i].lse;
+        args.kept = pass->tape->blocks[i].kept;
     }
     return args;
+}
+
+/* For the bits of attention's dropout. In bf16 drawing them costs backward as much as its products;
+ * in f32 the products are most of it, and the CPU does not write them. */
+static uint32_t *take_kept(ser_pass *pass)
+{
+    if (pass->net->type != SER_BF16 || !(pass->tape->options->attention_dropout > 0.0F)) {
+        return NULL;
+    }
+    const ser_rows rows = ser_pass_frame_rows(pass);
+    const int64_t words = ser_attention_kept_words(rows.batch, rows.padded, pass->arch->heads);
+    return ser_pass_take_bytes(pass, (size_t)words * sizeof(uint32_t));
 }
 
 ser_tensor ser_block_attention(ser_pass *pass, int32_t i, ser_tensor x)
@@ -115,6 +128,7 @@ ser_tensor ser_block_attention(ser_pass *pass, int32_t i, ser_tensor x)
         tape->qkv = qkv;
         tape->context = context;
         tape->lse = ser_pass_save_as(pass, SER_F32, stage, x.rows, pass->arch->heads);
+        tape->kept = take_kept(pass);
     }
     ser_pass_linear_to(pass, x, rows, &block->qkv, SER_ACT_NONE, qkv);
     const ser_attention_args args = attention_args(pass, i, qkv, context);
@@ -182,20 +196,22 @@ ser_tensor ser_block_feed_forward(ser_pass *pass, int32_t i, ser_tensor x)
     return y;
 }
 
-/* A new gradient of its input. dropout(GELU(inner)) is made again instead of having been kept. Joins
- * the branch as late as its own products allow; afterwards the branch may still read dy. */
+/* A new gradient of its input. dropout(GELU(inner)) is made again instead of having been kept, in
+ * the sweep that reads `inner` for its gradient. Joins the branch behind the first product: only
+ * then is there room for two wide matrices. Afterwards the branch may still read dy. */
 ser_tensor ser_block_feed_forward_backward(ser_pass *pass, int32_t i, ser_tensor dy)
 {
     const ser_block *block = &pass->net->blocks[i];
     const ser_block_tape *tape = &pass->tape->blocks[i];
     ser_rows rows = ser_pass_frame_rows(pass);
-    ser_tensor wide = ser_pass_take(pass, dy.rows, tape->inner.cols);
-    ser_pass_dropout(pass, tape->inner, rows, inner_drop(pass, i), wide);
+    ser_tensor wide = ser_pass_take(pass, dy.rows, tape->inner.cols); /* at first, its gradient */
+    ser_pass_linear_backward_data(pass, rows, &block->ffn_out, dy, wide);
     ser_pass_join(pass);
     ser_tensor dwide = ser_pass_take(pass, dy.rows, tape->inner.cols);
-    ser_pass_linear_backward_apart(pass, wide, rows, &block->ffn_out, dy, dwide);
+    ser_pass_dropout_backward_again(pass, tape->inner, rows, inner_drop(pass, i), wide, dwide,
+                                    wide);
+    ser_pass_linear_backward_sums(pass, wide, rows, &block->ffn_out, dy);
     ser_pass_hold(pass, wide);
-    ser_pass_dropout_backward(pass, tape->inner, rows, inner_drop(pass, i), dwide, dwide);
     ser_tensor dx = ser_pass_take(pass, dy.rows, dy.cols);
     ser_pass_linear_backward_apart(pass, tape->ffn_x, rows, &block->ffn_in, dwide, dx);
     ser_pass_hold(pass, dwide);

@@ -20,6 +20,7 @@ typedef struct ser_norm_tape {
 typedef struct ser_block_tape {
     ser_tensor attention_x; /* what q, k and v were made of */
     ser_tensor qkv, lse, context;
+    uint32_t *kept;       /* bits of attention's dropout, or NULL */
     ser_norm_tape middle; /* after attention */
     ser_tensor ffn_x;
     ser_tensor inner; /* ffn_in's output, before GELU */

@@ -311,27 +311,39 @@ void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const
     }
 }
 
-void ser_pass_linear_backward_apart(ser_pass *pass, ser_tensor x, ser_rows rows,
-                                    const ser_affine *layer, ser_tensor dy, ser_tensor dx)
+void ser_pass_linear_backward_data(ser_pass *pass, ser_rows rows, const ser_affine *layer,
+                                   ser_tensor dy, ser_tensor dx)
 {
-    ser_queue *queue = pass->queue;
-    const bool has_sums = layer->dw.rows > 0 || layer->dbias.rows > 0;
-    if (queue->branch == NULL || !has_sums) {
-        ser_pass_linear_backward(pass, x, rows, layer, dy, dx);
-        return;
-    }
     ser_affine apart = *layer;
     apart.dw = (ser_tensor){0};
     apart.dbias = (ser_tensor){0};
-    if (pass->status == 0 && !queue->planning) {
-        pass->status = queue->ops->fork(queue);
+    if (dx.rows > 0) {
+        ser_pass_linear_backward(pass, (ser_tensor){0}, rows, &apart, dy, dx);
     }
-    pass->queue = queue->branch;
+}
+
+void ser_pass_linear_backward_sums(ser_pass *pass, ser_tensor x, ser_rows rows,
+                                   const ser_affine *layer, ser_tensor dy)
+{
+    ser_queue *queue = pass->queue;
+    if (layer->dw.rows == 0 && layer->dbias.rows == 0) {
+        return;
+    }
+    if (queue->branch != NULL) {
+        if (pass->status == 0 && !queue->planning) {
+            pass->status = queue->ops->fork(queue);
+        }
+        pass->queue = queue->branch;
+    }
     ser_pass_linear_backward(pass, x, rows, layer, dy, (ser_tensor){0});
     pass->queue = queue;
-    if (dx.rows > 0) {
-        ser_pass_linear_backward(pass, x, rows, &apart, dy, dx);
-    }
+}
+
+void ser_pass_linear_backward_apart(ser_pass *pass, ser_tensor x, ser_rows rows,
+                                    const ser_affine *layer, ser_tensor dy, ser_tensor dx)
+{
+    ser_pass_linear_backward_sums(pass, x, rows, layer, dy);
+    ser_pass_linear_backward_data(pass, rows, layer, dy, dx);
 }
 
 ser_dropout ser_pass_dropout_key(const ser_pass *pass, float p, uint32_t op)
@@ -354,20 +366,29 @@ void ser_pass_dropout(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop
     }
 }
 
-void ser_pass_dropout_backward(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
-                               ser_tensor dy, ser_tensor dx)
+void ser_pass_dropout_backward_again(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
+                                     ser_tensor dy, ser_tensor dx, ser_tensor y)
 {
     const ser_dropout_args args = {
         .x = x,
         .rows = rows,
         .activation = drop.activation,
         .dropout = ser_pass_dropout_key(pass, drop.p, drop.op),
+        .y = y,
         .dy = dy,
         .dx = dx,
     };
-    bool changes = drop.activation != SER_ACT_NONE || drop.p > 0.0F || dy.data != dx.data;
-    if (pass->status == 0 && changes) {
+    if (pass->status == 0) {
         pass->status = ser_dropout_bwd(pass->queue, &args);
+    }
+}
+
+void ser_pass_dropout_backward(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
+                               ser_tensor dy, ser_tensor dx)
+{
+    bool changes = drop.activation != SER_ACT_NONE || drop.p > 0.0F || dy.data != dx.data;
+    if (changes) {
+        ser_pass_dropout_backward_again(pass, x, rows, drop, dy, dx, (ser_tensor){0});
     }
 }
 

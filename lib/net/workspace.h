@@ -192,8 +192,13 @@ void ser_pass_linear_backward(ser_pass *pass, ser_tensor x, ser_rows rows, const
 /* The same, dw and dbias by the queue's branch: x and dy must stay as they are until the join. */
 void ser_pass_linear_backward_apart(ser_pass *pass, ser_tensor x, ser_rows rows,
                                     const ser_affine *layer, ser_tensor dy, ser_tensor dx);
+/* The two halves of it, for where x is made in between: dx, and dw and dbias by the branch. */
+void ser_pass_linear_backward_data(ser_pass *pass, ser_rows rows, const ser_affine *layer,
+                                   ser_tensor dy, ser_tensor dx);
+void ser_pass_linear_backward_sums(ser_pass *pass, ser_tensor x, ser_rows rows,
+                                   const ser_affine *layer, ser_tensor dy);
 
-/* y = dropout(act(x)), and dx from dy; training passes only. */
+/* y = dropout(act(x)); dx from dy; dx and y again in one sweep. Training passes only. */
 typedef struct ser_drop {
     int32_t activation;
     float p;
@@ -203,6 +208,8 @@ ser_dropout ser_pass_dropout_key(const ser_pass *pass, float p, uint32_t op);
 void ser_pass_dropout(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop, ser_tensor y);
 void ser_pass_dropout_backward(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
                                ser_tensor dy, ser_tensor dx);
+void ser_pass_dropout_backward_again(ser_pass *pass, ser_tensor x, ser_rows rows, ser_drop drop,
+                                     ser_tensor dy, ser_tensor dx, ser_tensor y);
 
 /* x += h on the valid rows. */
 void ser_pass_add(ser_pass *pass, ser_tensor x, ser_tensor h, ser_rows rows);

@@ -47,7 +47,7 @@ extern "C" {
 #endif
 
 /* Changes whenever this file does; a backend module of another version is refused. */
-enum { SER_OPS_VERSION = 6 };
+enum { SER_OPS_VERSION = 7 };
 
 /* The group norm of wave_conv keeps kernel^2 moments per clip at hand. */
 enum { SER_MAX_WAVE_KERNEL = 64 };
@@ -281,9 +281,20 @@ typedef struct ser_attention_args {
     ser_dropout dropout; /* of the probabilities; element ((clip * heads + head) * padded + query) *
                             padded + key */
     ser_tensor lse; /* [batch * padded, heads] f32: log sum exp of the scaled scores, by forward */
+    uint32_t *kept; /* ser_attention_kept_words of device memory, or NULL: which probabilities
+                       dropout keeps, left by forward for backward, one bit each in the backend's
+                       own order. Without it backward draws them again, to the same bits; the CPU
+                       always does, and leaves it alone */
     ser_tensor dy;
     ser_tensor dqkv;
 } ser_attention_args;
+
+/* Queries and keys in whole blocks of 64. */
+static inline int64_t ser_attention_kept_words(int64_t batch, int64_t padded, int32_t heads)
+{
+    const int64_t side = (padded + 63) / 64 * 64;
+    return batch * heads * side * (side / 32);
+}
 
 /* y = (index == 0 ? 0 : y) + softmax(w)[index] * x: one term of the learned mix of hidden states.
  */
@@ -339,15 +350,17 @@ typedef struct ser_cross_entropy_args {
     ser_tensor dlogits;
 } ser_cross_entropy_args;
 
-/* y = dropout(act(x)). Backward: dx = act'(x) dropout'(dy). */
+/* y = dropout(act(x)). Backward: dx = act'(x) dropout'(dy) and, where y is given, y once more with
+ * the same bits, so that forward's need not be kept; invalid rows of both are zeros. */
 typedef struct ser_dropout_args {
-    ser_tensor x; /* [batch * padded, C] */
+    ser_tensor x; /* [batch * padded, C]; backward: absent if y is and the activation is NONE */
     ser_rows rows;
     int32_t activation;
     ser_dropout dropout;
-    ser_tensor y; /* may be x where backward is not wanted or the activation is NONE */
+    ser_tensor y; /* forward: may be x where backward is not wanted or the activation is NONE;
+                     backward: may be dy, or absent */
     ser_tensor dy;
-    ser_tensor dx; /* may be dy */
+    ser_tensor dx; /* may be dy where y is not */
 } ser_dropout_args;
 
 /* SpecAugment (Park et al. 2019): zeros in spans of frames and of channels, in place; the same on

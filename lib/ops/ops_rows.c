@@ -337,11 +337,16 @@ int ser_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
     check_activation(&c, args->activation);
     check_dropout(&c, &args->dropout);
     check_same_or_apart(&c, "dy and dx overlap", &args->dy, &args->dx);
-    if (args->activation != SER_ACT_NONE) {
+    if (args->activation != SER_ACT_NONE || present(&c, &args->y)) {
         check_tensor(&c, "x", &args->x, rows, args->dy.cols);
         check_like(&c, "x", &args->x, &args->dy);
         check_apart(&c, "x and dx overlap", &args->x, &args->dx);
     }
+    check_optional(&c, "y", &args->y, rows, args->dy.cols);
+    check_like(&c, "y", &args->y, &args->dy);
+    check_apart(&c, "x and y overlap", &args->x, &args->y);
+    check_same_or_apart(&c, "dy and y overlap", &args->dy, &args->y);
+    check_apart(&c, "dx and y overlap", &args->dx, &args->y);
     return ready(queue, SER_OP_DROPOUT, args, &c) ? queue->ops->dropout_bwd(queue, args) : c.status;
 }
 

@@ -14,6 +14,7 @@ typedef struct call {
     float p;      /* of dropout */
     twin_rows rows;
     twin qkv, y, lse, dy, dqkv;
+    uint32_t *kept; /* on the GPU, or NULL */
 } call;
 
 static ser_attention_args args_of(const call *c, bool on_gpu)
@@ -26,6 +27,7 @@ static ser_attention_args args_of(const call *c, bool on_gpu)
                                 .y = on_gpu ? c->y.gpu : c->y.cpu,
                                 .dropout = {.p = c->p, .op = 3, .step = there},
                                 .lse = on_gpu ? c->lse.gpu : c->lse.cpu,
+                                .kept = on_gpu ? c->kept : NULL,
                                 .dy = on_gpu ? c->dy.gpu : c->dy.cpu,
                                 .dqkv = on_gpu ? c->dqkv.gpu : c->dqkv.cpu};
 }
@@ -295,6 +297,100 @@ START_TEST(test_large_tiles)
 }
 END_TEST
 
+/* y of the GPU's forward pass; dqkv of its backward pass. */
+static const void *forward_bytes(call c)
+{
+    c.y = twin_output(rows_of(&c), channels_of(&c), c.type);
+    c.lse = twin_output(rows_of(&c), c.heads, SER_F32);
+    c.dqkv = twin_absent();
+    const ser_attention_args args = args_of(&c, true);
+    RUN_GPU(ser_attention_fwd, &args);
+    return gpu_bytes(&c.y.gpu);
+}
+
+static const void *backward_bytes(call *c)
+{
+    outputs(c);
+    run_gpu(c);
+    return gpu_bytes(&c->dqkv.gpu);
+}
+
+/* The bits of dropout that forward leaves give backward what drawing them again does, and nothing
+ * is written behind them; other bits give something else: it does read them. */
+static void check_kept(call c, const int32_t *valid)
+{
+    enum { GUARD = 64 };
+    prepare(&c, valid);
+    const size_t words = (size_t)ser_attention_kept_words(c.batch, c.padded, c.heads);
+    const size_t element = c.type == SER_BF16 ? 2 : 4;
+    const size_t size = (size_t)(rows_of(&c) * channels_of(&c)) * element;
+    uint32_t *bits = malloc((words + GUARD) * sizeof *bits);
+    ck_assert_ptr_nonnull(bits);
+    memset(bits, 0x5A, (words + GUARD) * sizeof *bits);
+    const void *y = forward_bytes(c);
+    const void *drawn = backward_bytes(&c);
+    c.kept = gpu_copy(bits, (words + GUARD) * sizeof *bits);
+    ck_assert_mem_eq(forward_bytes(c), y, size);
+    ck_assert_mem_eq(backward_bytes(&c), drawn, 3 * size);
+
+    const ser_tensor kept = ser_tensor_f32(c.kept, 1, (int64_t)words + GUARD);
+    const uint32_t *left = gpu_bytes(&kept);
+    ck_assert_mem_eq(left + words, bits + words, GUARD * sizeof *bits);
+    for (size_t i = 0; i < words; i++) {
+        bits[i] = ~left[i];
+    }
+    assert_ok(gpu.ops->upload(gpu.queue, c.kept, bits, words * sizeof *bits));
+    ck_assert_mem_ne(backward_bytes(&c), drawn, 3 * size);
+    free(bits);
+    twins_free();
+}
+
+static void check_kept_widths(int32_t type, const int64_t *widths, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        check_kept((call){.batch = 2,
+                          .padded = 131,
+                          .heads = 1,
+                          .width = widths[i],
+                          .type = type,
+                          .spread = 1.0F,
+                          .p = 0.3F},
+                   (int32_t[]){40, 131});
+    }
+}
+
+START_TEST(test_kept_bits)
+{
+    const int64_t tensor_widths[] = {64, 24, 80, 128, 20};
+    check_kept_widths(SER_BF16, tensor_widths, 5);
+    check_kept_widths(SER_F32, (int64_t[]){20, 136, 3}, 3);
+    call c = {.batch = 2, .heads = 2, .width = 64, .type = SER_BF16, .spread = 1.0F, .p = 0.3F};
+    c.padded = 128; /* rows of the mask begin with a block of random numbers */
+    check_kept(c, (int32_t[]){97, 128});
+    c.padded = 66; /* enough blocks for the large tiles */
+    c.heads = 133;
+    c.width = 40;
+    check_kept(c, (int32_t[]){66, 1});
+}
+END_TEST
+
+/* Without dropout there are no bits: nothing is written, nothing is read. */
+START_TEST(test_kept_without_dropout)
+{
+    call c = {.batch = 1, .padded = 70, .heads = 2, .width = 64, .type = SER_BF16, .spread = 1.0F};
+    prepare(&c, (int32_t[]){70});
+    const size_t words = (size_t)ser_attention_kept_words(1, c.padded, c.heads);
+    uint32_t *zeros = calloc(words, sizeof *zeros);
+    ck_assert_ptr_nonnull(zeros);
+    c.kept = gpu_copy(zeros, words * sizeof *zeros);
+    forward_bytes(c);
+    check_both(&c);
+    const ser_tensor kept = ser_tensor_f32(c.kept, 1, (int64_t)words);
+    ck_assert_mem_eq(gpu_bytes(&kept), zeros, words * sizeof *zeros);
+    free(zeros);
+}
+END_TEST
+
 /* A clip's bits alone, at another padding, beside other clips, and again. */
 static void check_batch(int32_t type, int64_t width)
 {
@@ -489,6 +585,7 @@ START_TEST(test_scratch_is_linear)
 END_TEST
 
 CUDA_SUITE("attention_backward", test_widths, test_lengths, test_single_frames, test_peaked_scores,
-           test_scores_beyond_exp, test_dropout, test_large_tiles,
-           test_same_bits_alone_and_in_a_batch, test_differences_of_forward, test_nan_survives,
+           test_scores_beyond_exp, test_dropout, test_large_tiles, test_kept_bits,
+           test_kept_without_dropout, test_same_bits_alone_and_in_a_batch,
+           test_differences_of_forward, test_nan_survives,
            test_recorded_work_reads_lengths_and_step_anew, test_scratch_is_linear)

@@ -351,6 +351,26 @@ START_TEST(test_same_bits_with_any_threads)
 }
 END_TEST
 
+/* Bits of dropout are for backends that read them (ops.h). */
+START_TEST(test_kept_is_left_alone)
+{
+    const int32_t valid[] = {50, 31};
+    ser_attention_args args = training_args(50, valid, 4, 32, 0.3F);
+    RUN(ser_attention_fwd, &args);
+    RUN(ser_attention_bwd, &args);
+    ser_attention_args given = args;
+    uint32_t word = 0x5A5A5A5A;
+    given.kept = &word;
+    given.y = poisoned(100, 32);
+    given.lse = poisoned(100, 4);
+    given.dqkv = poisoned(100, 96);
+    RUN(ser_attention_fwd, &given);
+    RUN(ser_attention_bwd, &given);
+    ck_assert_uint_eq(word, 0x5A5A5A5A);
+    ck_assert_mem_eq(args.dqkv.data, given.dqkv.data, 100 * 96 * sizeof(float));
+}
+END_TEST
+
 /* Long clips: memory grows with their length, not with its square. */
 START_TEST(test_scratch_is_linear)
 {
@@ -369,4 +389,4 @@ END_TEST
 OP_SUITE("attention", test_agrees_with_plain_loops, test_peaked_scores,
          test_same_bits_at_any_padding, test_nan_survives, test_gradients, test_large_gradients,
          test_training_agrees_with_prediction, test_same_bits_with_any_threads,
-         test_scratch_is_linear)
+         test_kept_is_left_alone, test_scratch_is_linear)

@@ -183,6 +183,47 @@ START_TEST(test_gradients)
 }
 END_TEST
 
+/* Backward's y has forward's bits and zeros for padding, and costs dx no bit; one of the two takes
+ * dy's place. */
+static void check_again(int64_t n, int32_t activation, float p, bool over_dy)
+{
+    const size_t size = (size_t)(BATCH * PADDED * n) * sizeof(float);
+    ser_dropout_args args = {.x = matrix(BATCH * PADDED, n, 3, 0),
+                             .rows = rows,
+                             .activation = activation,
+                             .dropout = dropout_of(p),
+                             .y = poisoned(BATCH * PADDED, n)};
+    fill_padding(&args.x, &rows, NAN);
+    RUN(ser_dropout_fwd, &args);
+    fill_padding(&args.y, &rows, 0.0F);
+    ser_dropout_args alone = args;
+    alone.y = (ser_tensor){0};
+    alone.dy = matrix(BATCH * PADDED, n, 4, 0);
+    fill_padding(&alone.dy, &rows, NAN);
+    alone.dx = poisoned(BATCH * PADDED, n);
+    RUN(ser_dropout_bwd, &alone);
+    ser_dropout_args both = alone;
+    both.y = over_dy ? both.dy : poisoned(BATCH * PADDED, n);
+    both.dx = over_dy ? poisoned(BATCH * PADDED, n) : both.dy;
+    RUN(ser_dropout_bwd, &both);
+    ck_assert_mem_eq(both.y.data, args.y.data, size);
+    ck_assert_mem_eq(both.dx.data, alone.dx.data, size);
+    matrices_free();
+}
+
+START_TEST(test_forward_made_again)
+{
+    const int64_t sizes[] = {1, 13, 64, 1027};
+    for (int32_t activation = SER_ACT_NONE; activation <= SER_ACT_TANH; activation++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            check_again(sizes[i], activation, 0.3F, true);
+            check_again(sizes[i], activation, 0.3F, false);
+            check_again(sizes[i], activation, 0.0F, i % 2 > 0);
+        }
+    }
+}
+END_TEST
+
 START_TEST(test_in_place)
 {
     enum { N = 37 };
@@ -259,4 +300,5 @@ START_TEST(test_same_bits_with_any_threads)
 END_TEST
 
 OP_SUITE("dropout", test_mask_is_that_of_the_generator, test_mask_of_far_elements, test_statistics,
-         test_gradients, test_in_place, test_extreme_values, test_same_bits_with_any_threads)
+         test_gradients, test_forward_made_again, test_in_place, test_extreme_values,
+         test_same_bits_with_any_threads)

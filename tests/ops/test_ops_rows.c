@@ -394,12 +394,21 @@ START_TEST(dropout)
     assert_bwd_refused(dropout, args, good, a.dx.cols = 5, "dx is [8, 5], not [8, 6]");
     assert_bwd_refused(dropout, args, good, a.dy.data = NULL, "dy is absent");
     assert_bwd_refused(dropout, args, good, a.dx.data = (float *)a.dy.data + 6, "overlap");
+    assert_bwd_refused(dropout, args, good, a.y.cols = 5, "y is [8, 5], not [8, 6]");
+    assert_bwd_refused(dropout, args, good, a.y.data = (float *)a.x.data + 6, "x and y overlap");
+    assert_bwd_refused(dropout, args, good, a.y.data = (float *)a.dy.data + 6, "dy and y overlap");
+    assert_bwd_refused(dropout, args, good, a.y = a.dx, "dx and y overlap");
+    assert_bwd_refused(dropout, args, good, a.y = a.dx = a.dy, "dx and y overlap");
+    assert_ok(ser_dropout_bwd(&queue, &good));
+    good.y = good.dy; /* in place */
     assert_ok(ser_dropout_bwd(&queue, &good));
     good.activation = SER_ACT_NONE;
     good.y = good.x; /* in place is allowed here */
     assert_ok(ser_dropout_fwd(&queue, &good));
     good.dx = good.dy;
-    good.x = (ser_tensor){0};
+    good.y = tensor(8, 6);
+    assert_bwd_refused(dropout, args, good, a.x.data = NULL, "x is absent");
+    good.y = good.x = (ser_tensor){0};
     good.dropout = (ser_dropout){0}; /* p is 0: no step is needed */
     assert_ok(ser_dropout_bwd(&queue, &good));
 }

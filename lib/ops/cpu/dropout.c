@@ -50,13 +50,14 @@ int ser_cpu_dropout_fwd(ser_queue *queue, const ser_dropout_args *args)
     return 0;
 }
 
-/* dx = act'(x) f dy, f = 0 or 1 / (1 - p) as in forward. */
+/* dx = act'(x) f dy and y = act(x) f, f = 0 or 1 / (1 - p) as in forward. */
 int ser_cpu_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
 {
     const ser_training_kernels *kernels = cpu_queue_of(queue)->kernels->training;
     ser_dropout_mask drawn;
     const ser_dropout_mask *mask = ser_cpu_dropout_mask(&args->dropout, &drawn);
-    const float *x = args->x.data; /* absent with activation NONE */
+    const float *x = args->x.data; /* may be absent with activation NONE */
+    float *y = args->y.data;
     const int64_t n = args->dx.cols;
     const int64_t total = args->rows.batch * args->rows.padded;
     const int threads = cpu_threads_for(queue, (double)(total * n) * DROPOUT_NS_PER_VALUE);
@@ -69,9 +70,13 @@ int ser_cpu_dropout_bwd(ser_queue *queue, const ser_dropout_args *args)
                                                     .activation = args->activation,
                                                     .x = x != NULL ? x + r * n : NULL,
                                                     .dy = (const float *)args->dy.data + r * n,
-                                                    .y = (float *)args->dx.data + r * n});
+                                                    .y = (float *)args->dx.data + r * n,
+                                                    .again = y != NULL ? y + r * n : NULL});
         }
     }
     ser_cpu_zero_padding(&args->dx, &args->rows);
+    if (y != NULL) {
+        ser_cpu_zero_padding(&args->y, &args->rows);
+    }
     return 0;
 }

@@ -168,6 +168,13 @@ static inline void dropout_bwd_step(const ser_dropout_row *row, int64_t at, cons
     if (row->activation != SER_ACT_NONE) {
         v *= slope(load_up_to(row->x + at, n), row->activation);
     }
+    if (row->again != NULL) {
+        vec y = activate(load_up_to(row->x + at, n), row->activation);
+        if (row->mask != NULL) {
+            y *= factor_of(row->mask, number, n);
+        }
+        store_up_to(row->again + at, y, n);
+    }
     store_up_to(row->y + at, v, n);
 }
 

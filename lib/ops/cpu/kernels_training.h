@@ -17,16 +17,17 @@ typedef struct ser_dropout_mask {
     float scale;       /* of the elements that stay */
 } ser_dropout_mask;
 
-/* Elements first .. first + n - 1 of a tensor; y may be x, base or dy. */
+/* Elements first .. first + n - 1 of a tensor; y may be x, base or dy; `again` dy where y is not. */
 typedef struct ser_dropout_row {
     const ser_dropout_mask *mask; /* NULL: no dropout */
     uint64_t first;
     int64_t n;
     int32_t activation;
-    const float *x;    /* backward with activation NONE does not read it */
+    const float *x;    /* backward with activation NONE and without `again` does not read it */
     const float *base; /* forward; or NULL: 0 */
     const float *dy;   /* backward */
     float *y;          /* backward: dx */
+    float *again;      /* backward: dropout(act(x)) as forward makes it, or NULL */
 } ser_dropout_row;
 
 /* Backward of y = (x - mean) inverse gamma + beta over one row, mean and inverse of x itself. */

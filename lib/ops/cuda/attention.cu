@@ -68,9 +68,13 @@ size_t ser_cuda_attention_scratch(const ser_queue *queue, const ser_attention_ar
     if (args->dqkv.rows == 0) { /* forward needs none */
         return 0;
     }
-    return static_cast<size_t>(args->rows.batch * args->heads *
-                               attention_row_pitch(args->rows.padded)) *
-           sizeof(float2);
+    const ser_rows &rows = args->rows;
+    const bool draws = args->dropout.p > 0.0f && args->kept == nullptr;
+    const int64_t words =
+        draws ? ser_attention_kept_words(rows.batch, rows.padded, args->heads) : 0;
+    return static_cast<size_t>(rows.batch * args->heads * attention_row_pitch(rows.padded)) *
+               sizeof(float2) +
+           static_cast<size_t>(words) * sizeof(uint32_t);
 }
 
 int ser_cuda_attention_fwd(ser_queue *queue, const ser_attention_args *args)

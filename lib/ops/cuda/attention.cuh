@@ -16,6 +16,7 @@ namespace
 {
 
 constexpr int KEYS = 64;
+static_assert(KEYS == 64, "as ser_attention_kept_words counts");
 constexpr float LOG2_E = 1.44269504088896341f;
 constexpr float LN_2 = 0.69314718055994531f;
 
@@ -25,12 +26,19 @@ template <typename T> struct attention_problem {
     T *y;         /* [batch * padded, C] */
     float *lse;   /* [batch * padded, heads] or NULL */
     const int32_t *valid;
+    uint32_t *bits; /* what dropout keeps (see below), or NULL: nothing is written or read */
     int32_t padded, heads, width; /* C = heads * width */
+    int32_t row_pitch;            /* padded, rounded up to whole blocks of KEYS */
     int32_t tiles;                /* of query rows, per clip */
     float scale;                  /* of the scores as exponents of 2: the op's times log2(e) */
     float kept;                   /* what dropout multiplies the probabilities that stay with */
     dropout_rule dropout;
 };
+
+inline int64_t attention_row_pitch(int64_t padded)
+{
+    return cuda_ceil_div(padded, KEYS) * KEYS;
+}
 
 template <typename T> attention_problem<T> problem_of(const ser_attention_args *args)
 {
@@ -40,18 +48,14 @@ template <typename T> attention_problem<T> problem_of(const ser_attention_args *
     p.lse = static_cast<float *>(args->lse.data);
     p.valid = args->rows.valid;
     p.padded = static_cast<int32_t>(args->rows.padded);
+    p.row_pitch = static_cast<int32_t>(attention_row_pitch(p.padded));
     p.heads = args->heads;
     p.width = static_cast<int32_t>(args->y.cols / args->heads);
     p.scale = args->scale * LOG2_E;
     p.dropout = dropout_rule_of(args->dropout);
+    p.bits = p.dropout.threshold > 0 ? args->kept : nullptr;
     p.kept = p.dropout.threshold < 65536 ? p.dropout.scale : 0.0f; /* all dropped: 0, not inf * 0 */
     return p;
-}
-
-/* Rows of what backward keeps per head of a clip in the scratch: whole blocks of queries. */
-inline int64_t attention_row_pitch(int64_t padded)
-{
-    return cuda_ceil_div(padded, KEYS) * KEYS;
 }
 
 /* What a block of threads works on: blockIdx.x counts tiles within clips, y heads. */
@@ -60,6 +64,7 @@ struct query_tile {
     int32_t head;
     int32_t first;    /* query of the tile, from the clip's first; in backward maybe a key */
     int32_t valid;    /* of the clip */
+    int64_t pair;     /* clip * heads + head */
     uint64_t element; /* of dropout, at the clip's first query and key of this head */
 };
 
@@ -70,10 +75,9 @@ __device__ __forceinline__ query_tile tile_of(const attention_problem<T> &p, int
     const int32_t tile = static_cast<int32_t>(blockIdx.x) % p.tiles;
     const int32_t head = static_cast<int32_t>(blockIdx.y);
     const uint64_t padded = static_cast<uint64_t>(p.padded);
-    return {static_cast<int64_t>(clip) * p.padded, head, tile * rows, p.valid[clip],
-            (static_cast<uint64_t>(clip) * static_cast<uint64_t>(p.heads) +
-             static_cast<uint64_t>(head)) *
-                padded * padded};
+    const int64_t pair = static_cast<int64_t>(clip) * p.heads + head;
+    return {static_cast<int64_t>(clip) * p.padded,        head, tile * rows, p.valid[clip], pair,
+            static_cast<uint64_t>(pair) * padded * padded};
 }
 
 /* Over the LANES neighbouring lanes that share a query row. */
@@ -172,6 +176,30 @@ __device__ __forceinline__ uint2 kept_keys(const uint8_t *masks, int row, uint64
     const unsigned shift = static_cast<unsigned>(element % 8);
     return make_uint2(__funnelshift_r(words[0], words[1], shift),
                       __funnelshift_r(words[1], words[2], shift));
+}
+
+/* --- The same, left in memory by forward for backward --- */
+
+/* A head's part of attention_problem::bits. Bit i of word (key / 32) row_pitch + query: key + i
+ * stays, `key` a multiple of 32. Queries are neighbours: both roles of backward read rows of words.
+ * Nothing is written beyond the blocks that have valid queries and keys. */
+template <typename T>
+__device__ __forceinline__ uint32_t *bits_of(const attention_problem<T> &p, int64_t pair)
+{
+    return p.bits + pair * (p.row_pitch / 32) * p.row_pitch;
+}
+
+/* Masks of ROWS rows and KEYS keys, to a head's words from `to` on; by the warp that drew them. */
+template <int ROWS>
+__device__ __forceinline__ void leave_masks(uint32_t *to, int32_t row_pitch, const uint8_t *masks,
+                                            uint64_t element, uint64_t pitch)
+{
+#pragma unroll
+    for (int i = static_cast<int>(threadIdx.x) % WARP; i < ROWS * 2; i += WARP) {
+        const int row = i % ROWS;
+        const uint2 words = kept_keys(masks, row, element + static_cast<uint64_t>(row) * pitch);
+        to[i / ROWS * row_pitch + row] = i < ROWS ? words.x : words.y;
+    }
 }
 
 } // namespace

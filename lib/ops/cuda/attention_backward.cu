@@ -14,8 +14,11 @@ backward_problem<T> backward_problem_of(ser_queue *queue, const ser_attention_ar
     p.dy = static_cast<const T *>(args->dy.data);
     p.dqkv = static_cast<T *>(args->dqkv.data);
     p.rows = static_cast<float2 *>(queue->scratch);
-    p.row_pitch = static_cast<int32_t>(attention_row_pitch(args->rows.padded));
     p.scale = args->scale;
+    if (p.forward.dropout.threshold > 0 && args->kept == nullptr) {
+        p.forward.bits = reinterpret_cast<uint32_t *>(p.rows + args->rows.batch * args->heads *
+                                                                   p.forward.row_pitch);
+    }
     return p;
 }
 
@@ -25,7 +28,7 @@ struct block_shape {
     int pieces; /* of the gradients' columns */
     unsigned threads;
     size_t shared; /* bytes, without the masks */
-    size_t masks;  /* bytes */
+    size_t masks;  /* bytes, with dropout only */
 };
 
 template <typename T, int N>
@@ -34,7 +37,16 @@ int run(ser_queue *queue, const ser_attention_args *args, void (*kernel)(const b
 {
     backward_problem<T> p = backward_problem_of<T>(queue, args);
     p.forward.tiles = static_cast<int32_t>(cuda_ceil_div(args->rows.padded, block.rows));
-    const int64_t dots = args->rows.batch * (p.row_pitch / DOT_ROWS) * p.forward.heads;
+    if (p.forward.bits != nullptr && args->kept == nullptr) { /* they are in the scratch */
+        const dim3 words(static_cast<unsigned>(args->rows.batch * args->heads),
+                         static_cast<unsigned>(p.forward.row_pitch / 32), 1);
+        const int status =
+            ser_launch(queue, {words, DRAW_THREADS, 0}, attention_draw<T>, p.forward);
+        if (status != 0) {
+            return status;
+        }
+    }
+    const int64_t dots = args->rows.batch * (p.forward.row_pitch / DOT_ROWS) * p.forward.heads;
     const int status =
         ser_launch(queue, {ser_grid(dots, 1), DOT_THREADS, 0}, attention_dots<T, N>, p);
     if (status != 0) {
@@ -59,8 +71,7 @@ template <int WIDTH, int TILES> int run_mma(ser_queue *queue, const ser_attentio
 {
     using places = backward_sizes<WIDTH, TILES>;
     return run<bf16, 8>(queue, args, attention_backward_mma<WIDTH, TILES>,
-                        {mma_sizes<WIDTH, TILES>::ROWS, 1, MMA_THREADS, places::MASKS,
-                         places::MASK_WORDS * sizeof(uint32_t)});
+                        {mma_sizes<WIDTH, TILES>::ROWS, 1, MMA_THREADS, places::BYTES, 0});
 }
 
 /* Two tiles a warp read every other row half as often. That pays where two blocks fit on a
@@ -71,7 +82,7 @@ bool has_many_rows(const ser_queue *queue, const ser_attention_args *args)
     constexpr int ROWS = mma_sizes<64, 2>::ROWS;
     const ser_context *context = queue->context;
     const int64_t tiles = cuda_ceil_div(args->rows.padded, ROWS);
-    const size_t shared = places::MASKS + places::MASK_WORDS * sizeof(uint32_t) + 1024;
+    const size_t shared = places::BYTES + 1024;
     return 2 * shared <= context->shared_limit && args->rows.padded > ROWS / 2 &&
            args->rows.batch * args->heads * tiles * 2 >= 2 * context->multiprocessors;
 }

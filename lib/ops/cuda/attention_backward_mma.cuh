@@ -31,7 +31,8 @@ template <int WIDTH, int TILES> struct backward_sizes {
                   "what is not held is not overwritten");
     static constexpr size_t VALUES = END * sizeof(bf16); /* e and D of two stages begin there */
     static constexpr size_t MASKS = VALUES + 2 * OTHERS * sizeof(float2);
-    static constexpr size_t MASK_WORDS = sizes::ROWS * OTHERS / 32;
+    static constexpr int MASK_WORDS = sizes::ROWS * OTHERS / 32; /* of each of two stages */
+    static constexpr size_t BYTES = MASKS + 2 * MASK_WORDS * sizeof(uint32_t);
 };
 
 /* The sums of a warp: dK and dV, or dQ. */
@@ -43,7 +44,7 @@ template <int WIDTH, int TILES, bool OF_KEYS> struct owned_sums {
 template <int TILES> struct warp_rows {
     float2 own[TILES][2];  /* e and D of the lane's queries; of queries */
     const float2 *values;  /* of a block of other queries; of keys */
-    const uint32_t *words; /* of its masks, from the warp's first key or query on; NULL: none */
+    const uint32_t *words; /* of its masks, from the warp's first key or query on */
     unsigned shift;        /* of the warp's first key in its words; of keys */
 };
 
@@ -60,12 +61,8 @@ key_gradients(const attention_problem<bf16> &p, const warp_rows<TILES> &w, int o
         const int query = other + n * 8 + lane % 4 * 2;
         const float4 both = *reinterpret_cast<const float4 *>(w.values + query);
         const float2 rows[2] = {make_float2(both.x, both.y), make_float2(both.z, both.w)};
-        uint32_t bits[2] = {ALL_LANES, ALL_LANES};
-        if (w.words != nullptr) {
-            const uint2 words = *reinterpret_cast<const uint2 *>(w.words + query);
-            bits[0] = words.x >> shift;
-            bits[1] = words.y >> shift;
-        }
+        const uint2 words = *reinterpret_cast<const uint2 *>(w.words + query);
+        const uint32_t bits[2] = {words.x >> shift, words.y >> shift};
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
@@ -92,10 +89,8 @@ query_gradients(const attention_problem<bf16> &p, const warp_rows<TILES> &w, int
     for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            uint32_t bits = ALL_LANES;
-            if (w.words != nullptr) {
-                bits = w.words[(tile * 16 + half * 8 + lane / 4) * 2 + other / 32] >> shift;
-            }
+            const int row = tile * 16 + half * 8 + lane / 4;
+            const uint32_t bits = w.words[other / 32 * MMA_WARPS * TILES * 16 + row] >> shift;
 #pragma unroll
             for (int n = 0; n < PARTS; n++) {
 #pragma unroll
@@ -156,16 +151,13 @@ __device__ __forceinline__ void copy_factors(bf16 *to, const factor_rows<bf16> &
                            width);
 }
 
-/* Of the warp that owns rows from `warp_row` of the tile on; `words`: the block's, or NULL. */
+/* Of the warp that owns rows from `warp_row` of the tile on; a block of others adds the rest. */
 template <int TILES, bool OF_KEYS>
-__device__ __forceinline__ warp_rows<TILES>
-warp_rows_of(const query_tile &at, int warp_row, const float2 *values, const uint32_t *words)
+__device__ __forceinline__ warp_rows<TILES> warp_rows_of(const query_tile &at, int warp_row,
+                                                         const float2 *values)
 {
     const int lane = static_cast<int>(threadIdx.x) % WARP;
     warp_rows<TILES> w = {};
-    if (words != nullptr) {
-        w.words = words + (OF_KEYS ? warp_row / 32 * OTHERS : warp_row * 2);
-    }
     w.shift = static_cast<unsigned>(warp_row % 32);
     if constexpr (!OF_KEYS) {
 #pragma unroll
@@ -189,9 +181,7 @@ __device__ __forceinline__ void sum_others(const backward_problem<bf16> &p, cons
     const factor_rows<bf16> others = factors_of<!OF_KEYS>(p, at);
     const float2 *values = row_values(p, at);
     float2 *staged = reinterpret_cast<float2 *>(shared + places::END);
-    uint32_t *words = p.forward.dropout.threshold > 0
-                          ? reinterpret_cast<uint32_t *>(staged + 2 * OTHERS)
-                          : nullptr;
+    uint32_t *words = reinterpret_cast<uint32_t *>(staged + 2 * OTHERS);
 
     const auto copy = [&](int other) {
         const int stage = other / OTHERS % 2;
@@ -200,8 +190,17 @@ __device__ __forceinline__ void sum_others(const backward_problem<bf16> &p, cons
             const int pair = static_cast<int>(threadIdx.x) * 2;
             cp_async_16(staged + stage * OTHERS + pair, values + other + pair, true);
         }
+        if (p.forward.bits != nullptr) {
+            copy_words<OF_KEYS, sizes::ROWS>(p.forward, at, other,
+                                             words + stage * places::MASK_WORDS);
+        }
         cp_async_commit();
     };
+    if (p.forward.bits == nullptr) { /* all stay */
+        for (int i = static_cast<int>(threadIdx.x); i < 2 * places::MASK_WORDS; i += MMA_THREADS) {
+            words[i] = ALL_LANES;
+        }
+    }
     bf16 *mine = shared + places::OWN_AT;
     copy_factors<WIDTH, sizes::ROWS>(mine, factors_of<OF_KEYS>(p, at), at.first, at.valid, width);
     copy(0);
@@ -210,20 +209,18 @@ __device__ __forceinline__ void sum_others(const backward_problem<bf16> &p, cons
     mine += warp_row * sizes::PITCH;
     const left_factor<WIDTH, TILES, true> first(mine);
     const left_factor<WIDTH, TILES, !OF_KEYS || TILES == 1> second(mine + places::OWN);
-    warp_rows<TILES> w = warp_rows_of<TILES, OF_KEYS>(at, warp_row, values, words);
+    warp_rows<TILES> w = warp_rows_of<TILES, OF_KEYS>(at, warp_row, values);
     for (int other = 0; other < at.valid; other += OTHERS) {
         cp_async_wait<0>();
         __syncthreads(); /* the block is there; the last one, masks and what is held are read */
         if (other + OTHERS < at.valid) {
             copy(other + OTHERS);
         }
-        if (words != nullptr) {
-            draw_words<OF_KEYS, sizes::ROWS, MMA_THREADS>(p.forward, at, other, words);
-            __syncthreads();
-        }
         if (at.first + warp_row < at.valid) {
             const int stage = other / OTHERS % 2;
             w.values = staged + stage * OTHERS;
+            w.words =
+                words + stage * places::MASK_WORDS + (OF_KEYS ? warp_row / 32 * OTHERS : warp_row);
             other_block<WIDTH, TILES, OF_KEYS>(
                 p.forward, w, first, second, shared + stage * sizes::STAGE, at.valid - other, sums);
         }

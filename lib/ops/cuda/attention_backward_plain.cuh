@@ -59,8 +59,9 @@ __device__ __forceinline__ void plain_gradients(const backward_problem<T> &p, co
             const int row = ty * SIDE + i;
             const int column = tx + j * ROW_LANES;
             const int key = OF_KEYS ? row : column;
-            const int word = OF_KEYS ? row / 32 * OTHERS + column : row * 2 + column / 32;
-            const bool stays = words == nullptr || (words[word] >> key % 32 & 1u) != 0;
+            const int query = OF_KEYS ? column : row;
+            const bool stays =
+                words == nullptr || (words[key / 32 * OTHERS + query] >> key % 32 & 1u) != 0;
             const score_gradient g = gradient_of(s[i][j], d[i][j], p.forward.scale, p.forward.kept,
                                                  rows[OF_KEYS ? j : i], stays);
             const bool valid = (OF_KEYS ? at.first : other) + key < at.valid;
@@ -92,7 +93,9 @@ plain_block(const backward_problem<T> &p, const query_tile &at, int column, int 
                                    own.second_pitch, at.valid - at.first, depth);
         fill_others<N>(tiles, others, other, at.valid, k, depth);
         if (k == 0 && words != nullptr) {
-            draw_words<OF_KEYS, OTHERS, PLAIN_THREADS>(p.forward, at, other, words);
+            copy_words<OF_KEYS, OTHERS>(p.forward, at, other, words);
+            cp_async_commit();
+            cp_async_wait<0>();
         }
         __syncthreads();
         add_scores(s, tiles.a, tiles.other_a, (depth + 3) / 4 * 4);

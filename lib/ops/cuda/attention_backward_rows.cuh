@@ -16,6 +16,7 @@
 #define SER_OPS_CUDA_ATTENTION_BACKWARD_ROWS_CUH
 
 #include "ops/cuda/attention.cuh"
+#include "ops/cuda/mma.cuh"
 
 namespace
 {
@@ -25,12 +26,11 @@ static_assert(OTHERS == KEYS, "the masks of dropout are drawn for as many keys")
 
 template <typename T> struct backward_problem {
     attention_problem<T> forward;
-    const T *dy;       /* [batch * padded, C] */
-    T *dqkv;           /* [batch * padded, 3 C] */
-    float2 *rows;      /* [batch, heads, row_pitch]: e and D; behind the clip infinity and 0, so
-                            that P is 0 there */
-    int32_t row_pitch; /* a multiple of OTHERS, at least padded */
-    float scale;       /* of dQ and dK: the op's */
+    const T *dy;  /* [batch * padded, C] */
+    T *dqkv;      /* [batch * padded, 3 C] */
+    float2 *rows; /* [batch, heads, row_pitch]: e and D; behind the clip infinity and 0, so that P
+                     is 0 there */
+    float scale;  /* of dQ and dK: the op's */
 };
 
 /* --- e and D --- */
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(DOT_THREADS) attention_dots(const backward_pro
 {
     const int32_t heads = p.forward.heads;
     const int32_t width = p.forward.width;
-    const int32_t blocks = p.row_pitch / DOT_ROWS * heads;
+    const int32_t blocks = p.forward.row_pitch / DOT_ROWS * heads;
     const int32_t clip = static_cast<int32_t>(blockIdx.x) / blocks;
     const int32_t item = static_cast<int32_t>(blockIdx.x) % blocks * DOT_ROWS +
                          static_cast<int32_t>(threadIdx.x) / DOT_LANES;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(DOT_THREADS) attention_dots(const backward_pro
     }
     sum = row_sum<DOT_LANES>(sum);
     if (lane == 0) {
-        const int64_t to = (static_cast<int64_t>(clip) * heads + head) * p.row_pitch + t;
+        const int64_t to = (static_cast<int64_t>(clip) * heads + head) * p.forward.row_pitch + t;
         p.rows[to] =
             valid ? make_float2(p.forward.lse[row] * LOG2_E, sum) : make_float2(INFINITY, 0.0f);
     }
@@ -101,8 +101,7 @@ template <typename T>
 __device__ __forceinline__ const float2 *row_values(const backward_problem<T> &p,
                                                     const query_tile &at)
 {
-    const int64_t clip = at.row / p.forward.padded;
-    return p.rows + (clip * p.forward.heads + at.head) * p.row_pitch;
+    return p.rows + at.pair * p.forward.row_pitch;
 }
 
 /* Where the gradients of an owned row go: dK, dV behind it, or dQ. */
@@ -127,7 +126,9 @@ __device__ __forceinline__ score_gradient gradient_of(float s, float d, float sc
     return {stays ? power : 0.0f, power * fmaf(stays ? d : 0.0f, factor, -row.y)};
 }
 
-/* --- Masks of dropout --- */
+/* --- Dropout --- */
+
+constexpr int DRAW_THREADS = 128;
 
 /* Bit i: element + i stays. `blocks` of random numbers, 5, or 4 where elements begin with one. */
 __device__ __forceinline__ uint32_t kept_word(const dropout_rule &rule, uint64_t element,
@@ -142,23 +143,37 @@ __device__ __forceinline__ uint32_t kept_word(const dropout_rule &rule, uint64_t
     return static_cast<uint32_t>(bits >> element % 8);
 }
 
-/* 32 keys of one query a word, all of a block's threads together. Of keys: OWNED keys from `own` on
- * and OTHERS queries from `other` on, word (key / 32) * OTHERS + query. Of queries: OWNED queries
- * and OTHERS keys, word query * 2 + key / 32. */
-template <bool OF_KEYS, int OWNED, int THREADS, typename T>
-__device__ __forceinline__ void draw_words(const attention_problem<T> &p, const query_tile &at,
+/* The bits that forward has not left. blockIdx.x: clip * heads + head, y: which 32 keys. */
+template <typename T>
+__global__ void __launch_bounds__(DRAW_THREADS) attention_draw(const attention_problem<T> p)
+{
+    const int64_t pair = blockIdx.x;
+    const int word = static_cast<int>(blockIdx.y);
+    const uint64_t padded = static_cast<uint64_t>(p.padded);
+    for (int query = static_cast<int>(threadIdx.x); query < p.row_pitch; query += DRAW_THREADS) {
+        const uint64_t row = static_cast<uint64_t>(pair) * padded + static_cast<uint64_t>(query);
+        bits_of(p, pair)[word * p.row_pitch + query] = kept_word(
+            p.dropout, row * padded + static_cast<uint64_t>(word) * 32, p.padded % 8 != 0 ? 5 : 4);
+    }
+}
+
+/*
+ * Start copying the words of a block of threads, word key / 32 * QUERIES + query counted from the
+ * first of both: OWNED keys and OTHERS queries, or the other way round. Zeros where forward has
+ * written nothing.
+ */
+template <bool OF_KEYS, int OWNED, typename T>
+__device__ __forceinline__ void copy_words(const attention_problem<T> &p, const query_tile &at,
                                            int other, uint32_t *words)
 {
-    const int blocks = p.padded % 8 != 0 ? 5 : 4;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < OWNED * OTHERS / 32; i += THREADS) {
-        const int query = OF_KEYS ? other + i % OTHERS : at.first + i / 2;
-        const int key = OF_KEYS ? at.first + i / OTHERS * 32 : other + i % 2 * 32;
-        words[i] =
-            kept_word(p.dropout,
-                      at.element + static_cast<uint64_t>(query) * static_cast<uint64_t>(p.padded) +
-                          static_cast<uint64_t>(key),
-                      blocks);
+    constexpr int QUERIES = OF_KEYS ? OTHERS : OWNED;
+    const uint32_t *bits = bits_of(p, at.pair);
+    const int i = static_cast<int>(threadIdx.x) * 4; /* words of one copy */
+    if (i < OWNED * OTHERS / 32) {
+        const int key = (OF_KEYS ? at.first : other) + i / QUERIES * 32;
+        const int query = (OF_KEYS ? other : at.first) + i % QUERIES;
+        const bool there = key < at.valid && query < at.valid;
+        cp_async_16(words + i, bits + (there ? key / 32 * p.row_pitch + query : 0), there);
     }
 }
 

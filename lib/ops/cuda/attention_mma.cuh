@@ -243,17 +243,20 @@ __device__ __forceinline__ void half_tile(const attention_problem<bf16> &p, floa
 }
 
 /* One block of keys for the rows of a warp. `element`: of dropout, at its first row and the block's
- * first key; `keys`: how many there are from there on. */
+ * first key; `bits`: for its masks, or NULL; `keys`: how many there are from there on. */
 template <int WIDTH, int TILES>
 __device__ __forceinline__ void
 key_block(const attention_problem<bf16> &p, float (&o)[TILES][WIDTH / 8][4],
           running_row (&rows)[TILES][2], const bf16 *queries, const bf16 *stage, uint8_t *masks,
-          uint64_t element, int keys)
+          uint64_t element, uint32_t *bits, int keys)
 {
     const uint64_t pitch = static_cast<uint64_t>(p.padded);
     float s[TILES][KEYS / 8][4];
     if (p.dropout.threshold > 0) {
         draw_masks<TILES * 16>(p.dropout, element, pitch, masks);
+        if (bits != nullptr) {
+            leave_masks<TILES * 16>(bits, p.row_pitch, masks, element, pitch);
+        }
     }
     score_product(s, left_factor<WIDTH, TILES, false>(queries), stage);
 #pragma unroll
@@ -326,6 +329,7 @@ __global__ void __launch_bounds__(MMA_THREADS, TILES == 1 ? 3 : 2)
         reinterpret_cast<uint8_t *>(queries) + sizes::MASKS + warp * sizes::WARP_ROWS * MASK_BYTES;
     const uint64_t element =
         at.element + static_cast<uint64_t>(first) * static_cast<uint64_t>(p.padded);
+    uint32_t *bits = p.bits != nullptr ? bits_of(p, at.pair) + first : nullptr;
     const int keys = at.first < at.valid ? at.valid : 0; /* a tile of padding needs none */
 
     const auto copy = [&](int key) {
@@ -350,9 +354,10 @@ __global__ void __launch_bounds__(MMA_THREADS, TILES == 1 ? 3 : 2)
             copy(key + KEYS);
         }
         if (first < at.valid) {
-            key_block<WIDTH, TILES>(p, o, rows, queries + warp * sizes::WARP_ROWS * sizes::PITCH,
-                                    stages + key / KEYS % 2 * sizes::STAGE, masks,
-                                    element + static_cast<uint64_t>(key), keys - key);
+            key_block<WIDTH, TILES>(
+                p, o, rows, queries + warp * sizes::WARP_ROWS * sizes::PITCH,
+                stages + key / KEYS % 2 * sizes::STAGE, masks, element + static_cast<uint64_t>(key),
+                p.bits != nullptr ? bits + key / 32 * p.row_pitch : nullptr, keys - key);
         }
     }
 #pragma unroll

@@ -231,6 +231,11 @@ __global__ void __launch_bounds__(PLAIN_THREADS, 2) attention_plain(const attent
         if (p.dropout.threshold > 0) {
             draw_masks<WARP_QUERIES>(p.dropout, element + static_cast<uint64_t>(key),
                                      static_cast<uint64_t>(p.padded), masks);
+            if (p.bits != nullptr && blockIdx.z == 0) {
+                leave_masks<WARP_QUERIES>(
+                    bits_of(p, at.pair) + key / 32 * p.row_pitch + at.first + warp_row, p.row_pitch,
+                    masks, element + static_cast<uint64_t>(key), static_cast<uint64_t>(p.padded));
+            }
         }
         __syncthreads(); /* the keys have been used */
         plain_softmax<COLUMNS>(p, s, o, rows, keys, masks, element + static_cast<uint64_t>(key),

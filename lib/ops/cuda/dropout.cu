@@ -5,9 +5,21 @@
 
 #include "ops/cuda/philox.cuh"
 #include "ops/cuda/row_packs.cuh"
+#include "ops/cuda/wave_gelu.cuh"
 
 namespace
 {
+
+/* What forward and backward both take for the activation of a T, and its derivative. */
+template <typename T, int ACTIVATION> __device__ __forceinline__ float activated(float x)
+{
+    return ACTIVATION == SER_ACT_GELU ? gelu_for<T>(x) : activate<ACTIVATION>(x);
+}
+
+template <typename T, int ACTIVATION> __device__ __forceinline__ float slope(float x)
+{
+    return ACTIVATION == SER_ACT_GELU ? gelu_gradient_for<T>(x) : activate_gradient<ACTIVATION>(x);
+}
 
 template <typename T> struct forward {
     const T *x; /* [count]; may be y */
@@ -28,24 +40,25 @@ __global__ void __launch_bounds__(PACK_THREADS) dropout(const forward<T> a)
         dropout_factors(a.rule, static_cast<uint64_t>(at) / PACK, factors);
 #pragma unroll
         for (int i = 0; i < PACK; i++) {
-            x[i] = activate<ACTIVATION>(x[i]) * factors[i];
+            x[i] = activated<T, ACTIVATION>(x[i]) * factors[i];
         }
         store_pack(a.y + at, a.count - at, a.aligned, x);
     }
 }
 
 template <typename T> struct backward {
-    const T *x;  /* [rows, channels], with an activation */
-    const T *dy; /* [rows, channels]; may be dx */
+    const T *x;  /* [rows, channels], with an activation or y */
+    const T *dy; /* [rows, channels]; may be dx or y */
     T *dx;       /* [rows, channels] */
+    T *y;        /* [rows, channels] or NULL */
     ser_rows rows;
     int64_t channels;
     dropout_rule rule;
 };
 
-/* dx = act'(x) f dy, f = 0 or 1 / (1 - p) as in forward; zeros in the invalid rows, since products
- * sum over the rows of dx. */
-template <typename T, int ACTIVATION, bool WHOLE>
+/* dx = act'(x) f dy and y = act(x) f, f = 0 or 1 / (1 - p) as in forward; zeros in the invalid
+ * rows, since products sum over the rows of both. */
+template <typename T, int ACTIVATION, bool WHOLE, bool AGAIN>
 __global__ void __launch_bounds__(PACK_THREADS) dropout_bwd(const backward<T> a)
 {
     for (row_walk row = walk_rows(a.rows); is_within(row, a.rows); advance(row, a.rows)) {
@@ -54,11 +67,12 @@ __global__ void __launch_bounds__(PACK_THREADS) dropout_bwd(const backward<T> a)
         const bool wanted = is_valid(row, a.rows);
         for (int64_t at = pack_of_lane(begin); at < end; at += ROW_PACKS) {
             float d[PACK] = {};
+            float y[PACK] = {};
             if (wanted) {
                 float x[PACK] = {};
                 float factors[PACK];
                 load_between<WHOLE>(a.dy, at, begin, end, d);
-                if constexpr (ACTIVATION != SER_ACT_NONE) {
+                if (ACTIVATION != SER_ACT_NONE || AGAIN) {
                     load_between<WHOLE>(a.x, at, begin, end, x);
                 }
                 dropout_factors(a.rule, static_cast<uint64_t>(at) / PACK, factors);
@@ -66,11 +80,17 @@ __global__ void __launch_bounds__(PACK_THREADS) dropout_bwd(const backward<T> a)
                 for (int i = 0; i < PACK; i++) {
                     d[i] *= factors[i];
                     if constexpr (ACTIVATION != SER_ACT_NONE) {
-                        d[i] *= activate_gradient<ACTIVATION>(x[i]);
+                        d[i] *= slope<T, ACTIVATION>(x[i]);
+                    }
+                    if constexpr (AGAIN) {
+                        y[i] = activated<T, ACTIVATION>(x[i]) * factors[i];
                     }
                 }
             }
             store_between<WHOLE>(a.dx, at, begin, end, d);
+            if constexpr (AGAIN) {
+                store_between<WHOLE>(a.y, at, begin, end, y);
+            }
         }
     }
 }
@@ -94,14 +114,23 @@ template <typename T> int run_forward(ser_queue *queue, const ser_dropout_args *
     return ser_launch(queue, ser_pack_shape(queue, a.count), kernel, a);
 }
 
-template <typename T, bool WHOLE> auto backward_kernel(int32_t activation) -> void (*)(backward<T>)
+template <typename T> using backward_kernel = void (*)(backward<T>);
+
+template <typename T, bool WHOLE, bool AGAIN> backward_kernel<T> kernel_of(int32_t activation)
 {
     switch (activation) {
-    case SER_ACT_GELU: return dropout_bwd<T, SER_ACT_GELU, WHOLE>;
-    case SER_ACT_RELU: return dropout_bwd<T, SER_ACT_RELU, WHOLE>;
-    case SER_ACT_TANH: return dropout_bwd<T, SER_ACT_TANH, WHOLE>;
-    default: return dropout_bwd<T, SER_ACT_NONE, WHOLE>;
+    case SER_ACT_GELU: return dropout_bwd<T, SER_ACT_GELU, WHOLE, AGAIN>;
+    case SER_ACT_RELU: return dropout_bwd<T, SER_ACT_RELU, WHOLE, AGAIN>;
+    case SER_ACT_TANH: return dropout_bwd<T, SER_ACT_TANH, WHOLE, AGAIN>;
+    default: return dropout_bwd<T, SER_ACT_NONE, WHOLE, AGAIN>;
     }
+}
+
+template <typename T, bool WHOLE>
+backward_kernel<T> kernel_of(const backward<T> &a, int32_t activation)
+{
+    return a.y != nullptr ? kernel_of<T, WHOLE, true>(activation)
+                          : kernel_of<T, WHOLE, false>(activation);
 }
 
 template <typename T> int run_backward(ser_queue *queue, const ser_dropout_args *args)
@@ -110,15 +139,16 @@ template <typename T> int run_backward(ser_queue *queue, const ser_dropout_args 
         .x = static_cast<const T *>(args->x.data),
         .dy = static_cast<const T *>(args->dy.data),
         .dx = static_cast<T *>(args->dx.data),
+        .y = static_cast<T *>(args->y.data),
         .rows = args->rows,
         .channels = args->dx.cols,
         .rule = dropout_rule_of(args->dropout),
     };
     const bool whole = a.channels % PACK == 0 && ser_pack_aligned(a.x) && ser_pack_aligned(a.dy) &&
-                       ser_pack_aligned(a.dx);
+                       ser_pack_aligned(a.dx) && ser_pack_aligned(a.y);
     return ser_launch(queue, ser_row_shape(queue, args->dx.rows),
-                      whole ? backward_kernel<T, true>(args->activation)
-                            : backward_kernel<T, false>(args->activation),
+                      whole ? kernel_of<T, true>(a, args->activation)
+                            : kernel_of<T, false>(a, args->activation),
                       a);
 }
 

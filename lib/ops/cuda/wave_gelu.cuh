@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* GELU and its derivative at the price that their result's type is worth; wave_conv is bound by
- * them. */
+/* GELU and its derivative at the price that their result's type is worth; wave_conv and dropout are
+ * bound by them. */
 #ifndef SER_OPS_CUDA_WAVE_GELU_CUH
 #define SER_OPS_CUDA_WAVE_GELU_CUH
 
@@ -40,7 +40,8 @@ template <typename T> __device__ __forceinline__ float gelu_for(float x)
 template <> __device__ __forceinline__ float gelu_for<bf16>(float x)
 {
     const float a = fabsf(x);
-    return fmaxf(x, 0.0f) - times_vanishing(a, power_of_2(log2_tail(a)));
+    const float limit = fminf(a, FLT_MAX);
+    return fmaf(-limit, power_of_2(log2_tail(a)), fmaxf(x, 0.0f));
 }
 
 /* The derivative for gradients of activations of type T. */
