@@ -19,6 +19,8 @@
 static const char lock_name[] = ".lock";
 static const char probe_name[] = ".probe";
 static const char checkpoint_prefix[] = "step-";
+static const char best_prefix[] = "best-";
+static const char best_suffix[] = ".safetensors";
 
 /* What a run writes, and --force removes. */
 static const char *const run_files[] = {
@@ -173,6 +175,48 @@ static void remove_checkpoint(const char *path)
     free(trash);
 }
 
+/* "PATH/checkpoints/best-STEP.safetensors"; the caller frees. */
+static char *kept_best(const run_dir *dir, int64_t step)
+{
+    char name[64];
+    snprintf(name, sizeof name, "checkpoints/%s%lld%s", best_prefix, (long long)step, best_suffix);
+    return run_dir_file(dir, name);
+}
+
+/* The step of "best-N.safetensors"; -1: not that name. */
+static int64_t step_of_best(const char *name)
+{
+    size_t prefix = sizeof best_prefix - 1;
+    if (strncmp(name, best_prefix, prefix) != 0 || name[prefix] < '0' || name[prefix] > '9') {
+        return -1;
+    }
+    char *end;
+    long long step = strtoll(name + prefix, &end, 10);
+    return strcmp(end, best_suffix) == 0 ? (int64_t)step : -1;
+}
+
+/* Models whose checkpoints are gone. */
+static void remove_kept(const run_dir *dir)
+{
+    char *folder = run_dir_file(dir, "checkpoints");
+    DIR *stream = opendir(folder);
+    const struct dirent *entry;
+    while (stream != NULL && (entry = readdir(stream)) != NULL) {
+        int64_t step = step_of_best(entry->d_name);
+        char *checkpoint = run_dir_checkpoint(dir, step);
+        if (step >= 0 && access(checkpoint, F_OK) != 0) {
+            char *path = text_join(folder, "/", entry->d_name);
+            unlink(path);
+            free(path);
+        }
+        free(checkpoint);
+    }
+    if (stream != NULL) {
+        closedir(stream);
+    }
+    free(folder);
+}
+
 void run_dir_clear(const run_dir *dir)
 {
     size_t count = 0;
@@ -183,6 +227,7 @@ void run_dir_clear(const run_dir *dir)
         free(path);
     }
     free(steps);
+    remove_kept(dir);
     for (size_t i = 0; i < sizeof run_files / sizeof run_files[0]; i++) {
         char *path = run_dir_file(dir, run_files[i]);
         unlink(path);
@@ -431,6 +476,31 @@ char *run_dir_checkpoint(const run_dir *dir, int64_t step)
     return run_dir_file(dir, name);
 }
 
+int run_dir_keep_best(const run_dir *dir, int64_t step)
+{
+    char *best = run_dir_file(dir, "best.safetensors");
+    char *kept = kept_best(dir, step);
+    unlink(kept); /* of an earlier checkpoint of this step */
+    int error = link(best, kept) == 0 ? 0 : errno;
+    free(kept);
+    free(best);
+    return error;
+}
+
+int run_dir_take_best(const run_dir *dir, int64_t step)
+{
+    char *best = run_dir_file(dir, "best.safetensors");
+    char *kept = kept_best(dir, step);
+    int code =
+        rename(kept, best) == 0 || errno == ENOENT ? 0 : complain(best, "cannot be replaced");
+    if (code == 0) {
+        (void)run_dir_keep_best(dir, step); /* where it cannot, the next save says so */
+    }
+    free(kept);
+    free(best);
+    return code;
+}
+
 void run_dir_rotate(const run_dir *dir, int64_t newest, size_t keep)
 {
     size_t count = 0;
@@ -446,4 +516,5 @@ void run_dir_rotate(const run_dir *dir, int64_t newest, size_t keep)
         free(path);
     }
     free(steps);
+    remove_kept(dir);
 }

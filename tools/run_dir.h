@@ -57,6 +57,13 @@ int run_dir_trim(const run_dir *dir, const char *name, int64_t step, int64_t epo
 int64_t *run_dir_checkpoints(const run_dir *dir, size_t *count);
 char *run_dir_checkpoint(const run_dir *dir, int64_t step);
 
+/* Keep best.safetensors as it is now with the checkpoint of a step: as a second name of that file,
+ * which stays what it is, since best.safetensors is only ever replaced as a whole. 0 or an errno. */
+int run_dir_keep_best(const run_dir *dir, int64_t step);
+
+/* Bring it back: a run that goes back to a checkpoint may have found a better model after it. */
+int run_dir_take_best(const run_dir *dir, int64_t step);
+
 /* Remove all but the newest `keep`; those after `newest` (of a run that went back) as well. */
 void run_dir_rotate(const run_dir *dir, int64_t newest, size_t keep);
 

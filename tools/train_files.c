@@ -37,12 +37,14 @@ int train_work_restore(train_work *w, bool *found)
     size_t count = 0;
     int64_t *steps = run_dir_checkpoints(w->dir, &count);
     bool other_data = false;
+    int code = 0;
     *found = false;
     for (size_t i = 0; i < count && !*found && !other_data; i++) {
         char *path = run_dir_checkpoint(w->dir, steps[i]);
         *found = restore_one(w, path, &other_data) == 0;
         if (*found) {
             w->saved = steps[i];
+            code = w->state.best_epoch > 0 ? run_dir_take_best(w->dir, steps[i]) : 0;
             train_say(w->session, "going on from %s: epoch %" PRId64 " of %d%s", path,
                       w->state.epoch + (w->state.finished ? 0 : 1),
                       (int)w->session->options->epochs,
@@ -57,13 +59,25 @@ int train_work_restore(train_work *w, bool *found)
         return MESSAGE_EXIT_DATA;
     }
     int64_t last = *found ? w->saved : -1;
-    int code = run_dir_trim(w->dir, "metrics.jsonl", last, w->state.epoch);
+    code = code == 0 ? run_dir_trim(w->dir, "metrics.jsonl", last, w->state.epoch) : code;
     return code == 0 ? run_dir_trim(w->dir, "anomalies.jsonl", last, w->state.epoch) : code;
+}
+
+/* Before the checkpoint itself, which flushes the folder of both. */
+static void keep_best_with(train_work *w, int64_t step)
+{
+    int error = w->state.best_epoch > 0 ? run_dir_keep_best(w->dir, step) : 0;
+    if (error != 0 && !w->best_alone) {
+        message_warning("best.safetensors cannot be kept with the checkpoints: %s",
+                        strerror(error));
+        w->best_alone = true;
+    }
 }
 
 void train_work_save(train_work *w)
 {
     int64_t step = ser_trainer_steps(w->trainer);
+    keep_best_with(w, step);
     char *path = run_dir_checkpoint(w->dir, step);
     char *note = train_state_note(&w->state, w->digest);
     int status = ser_trainer_save(w->trainer, path, note);
@@ -73,6 +87,7 @@ void train_work_save(train_work *w)
                         ser_error_message());
     } else {
         w->saved = step;
+        w->saved_at = train_clock();
         run_dir_rotate(w->dir, step, (size_t)w->session->options->keep);
     }
     free(note);

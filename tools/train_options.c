@@ -35,6 +35,7 @@ static void set_defaults(train_options *o)
         .mask_channel_length = 10,
         .max_skipped = 10,
         .keep = 2,
+        .save_seconds = 60.0,
         .eval_every = 1,
         .device = "auto",
         .cache_mb = 4096,

@@ -50,7 +50,8 @@ typedef struct train_options {
     int32_t print_config, resume, force, dry_run, eval_only, part;
     int32_t precision; /* SER_PRECISION_* */
     int32_t keep, save_every, eval_every, log_every;
-    double time_limit; /* seconds; 0: none */
+    double save_seconds; /* between checkpoints at ends of epochs */
+    double time_limit;   /* seconds; 0: none */
     /* computation and output */
     const char *device;
     int32_t threads, loader_threads, cache_mb, feature_cache_mb;

@@ -228,15 +228,23 @@ static int run_epoch(train_work *w)
     return code;
 }
 
-/* The end of the epoch was stopped by a signal: it is done again when the run goes on. */
+/* Writing a checkpoint may take longer than the epoch, which can be done again. */
+static bool is_worth_saving(const train_work *w)
+{
+    return w->state.finished || train_clock() - w->saved_at >= w->session->options->save_seconds;
+}
+
+/* Where a signal stopped the end of the epoch, it is done again when the run goes on. Signals are
+ * looked for once, so that none ends the run without a checkpoint. */
 static int end_epoch(train_work *w)
 {
     int code = train_work_end_epoch(w);
-    if (code == 0 || stop_requested() != 0) {
+    int signal_number = stop_requested();
+    if (signal_number != 0 || (code == 0 && is_worth_saving(w))) {
         train_work_save(w);
     }
-    if (code == 0 && stop_requested() != 0 && !w->state.finished) {
-        code = 128 + stop_requested();
+    if (code == 0 && signal_number != 0 && !w->state.finished) {
+        code = 128 + signal_number;
     }
     return code;
 }
@@ -291,8 +299,8 @@ static void say_stopped(const train_work *w, int code)
 
 int train_run(train_session *s, const train_fold *fold, const run_dir *dir, train_result *result)
 {
-    train_work w = {.session = s, .fold = fold, .dir = dir};
     double started = train_clock();
+    train_work w = {.session = s, .fold = fold, .dir = dir, .saved_at = started};
     *result = (train_result){0};
     int code = train_work_open(&w);
     if (code == 0) {

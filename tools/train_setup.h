@@ -28,7 +28,9 @@ typedef struct train_work {
     size_t bad_clips[TRAIN_BAD_CLIPS];
     size_t bad_count;
     int64_t saved;    /* step of the newest checkpoint that is known to be good; -1: none */
+    double saved_at;  /* train_clock() when it was written, or this run began */
     bool save_failed; /* the last attempt */
+    bool best_alone;  /* it was said that the file system cannot keep models with checkpoints */
     bool late;        /* --time-limit is over */
 } train_work;
 

@@ -33,7 +33,7 @@ def setUpModule():
     """One run that many tests look at."""
     global RUN
     RUN = path("shared-run")
-    done = Train(*base(), "--ema", "0.9", "--log-every", "2", "-o", RUN)
+    done = Train(*base(), "--ema", "0.9", "--log-every", "2", "--save-seconds", "0", "-o", RUN)
     if done.code != 0:
         raise AssertionError(done.err)
     globals()["OUTPUT"] = done

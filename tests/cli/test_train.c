@@ -2,6 +2,7 @@
 /* What runs of ser-train do not show quickly: the order of clips, notes of checkpoints, files of a
  * run directory after a crash. */
 #include <check.h>
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -228,6 +229,17 @@ static void put(const char *name, const char *text)
     free(path);
 }
 
+/* As a file is replaced as a whole: other names of the old one keep what it holds. */
+static void replace(const char *name, const char *text)
+{
+    put("new", text);
+    char *from = text_join(folder, "/", "new");
+    char *to = text_join(folder, "/", name);
+    ck_assert_int_eq(rename(from, to), 0);
+    free(to);
+    free(from);
+}
+
 static void make(const char *name)
 {
     char *path = text_join(folder, "/", name);
@@ -317,6 +329,45 @@ START_TEST(the_newest_checkpoints_are_kept)
     ck_assert(has("checkpoints/step-20"));
     ck_assert(!has("checkpoints/step-9"));
     ck_assert(has("checkpoints/step-x"));
+    run_dir_close(&dir);
+}
+END_TEST
+
+START_TEST(a_best_model_belongs_to_each_checkpoint)
+{
+    run_dir dir;
+    ck_assert_int_eq(run_dir_open(&dir, folder, RUN_DIR_FRESH), 0);
+    ck_assert_int_eq(run_dir_prepare(&dir), 0);
+    ck_assert_int_eq(run_dir_keep_best(&dir, 4), ENOENT);
+    ck_assert_int_eq(run_dir_take_best(&dir, 4), 0); /* none was kept: nothing to bring back */
+    for (int64_t step = 4; step <= 6; step++) {
+        char name[32];
+        snprintf(name, sizeof name, "checkpoints/step-%d", (int)step);
+        make(name);
+        if (step < 6) { /* 5 and 6 have the same */
+            replace("best.safetensors", step == 4 ? "four" : "five");
+        }
+        ck_assert_int_eq(run_dir_keep_best(&dir, step), 0);
+        ck_assert_int_eq(run_dir_keep_best(&dir, step), 0); /* saved again */
+    }
+    put("checkpoints/best-7.safetensors", "of a save that was killed");
+    put("checkpoints/best-4.txt", "mine");
+    run_dir_rotate(&dir, 6, 3);
+    ck_assert(has("checkpoints/best-4.safetensors"));
+    ck_assert(!has("checkpoints/best-7.safetensors"));
+    ck_assert(has("checkpoints/best-4.txt"));
+    for (int64_t step = 6; step >= 4; step -= 2) {
+        ck_assert_int_eq(run_dir_take_best(&dir, step), 0);
+        ck_assert_int_eq(run_dir_take_best(&dir, step), 0); /* a second time */
+        char *text = get("best.safetensors");
+        ck_assert_str_eq(text, step == 4 ? "four" : "five");
+        free(text);
+    }
+    run_dir_rotate(&dir, 4, 1);
+    ck_assert(has("checkpoints/best-4.safetensors"));
+    ck_assert(!has("checkpoints/best-5.safetensors"));
+    run_dir_clear(&dir);
+    ck_assert(!has("checkpoints/best-4.safetensors"));
     run_dir_close(&dir);
 }
 END_TEST
@@ -462,6 +513,7 @@ int main(void)
     tcase_add_checked_fixture(files, set_up, tear_down);
     tcase_add_test(files, lines_after_a_checkpoint_are_taken_back);
     tcase_add_test(files, the_newest_checkpoints_are_kept);
+    tcase_add_test(files, a_best_model_belongs_to_each_checkpoint);
     tcase_add_test(files, what_a_killed_run_left_is_no_obstacle);
     tcase_add_test(files, one_run_at_a_time);
     tcase_add_test(files, clearing_leaves_other_files);

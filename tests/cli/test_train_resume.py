@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """ser-train stopped in every way goes on as if it had not been: the same bytes in the end."""
 
+import json
 import os
 import random
 import shutil
@@ -19,15 +20,19 @@ from train_support import (
     epochs_done,
     lines,
     parsed,
+    ravdess_clips,
     sanitized,
+    write_arch,
+    write_corpus,
 )
 
 EPOCHS = "8"
+NEVER = ["--save-seconds", "1e9"]
 # Augmentation, an average and a repeated corpus: everything that has a state or a random number.
 RECIPE = ["--epochs", EPOCHS, "--ema", "0.95", "--schedule", "cosine", "--repeat", "ravdess=2",
           "--augment-speed-probability", "0.5", "--augment-speed", "0.1",
           "--augment-mel-time-spans", "1", "--augment-mel-time-width", "5",
-          "--save-every", "10", "--keep", "3"]
+          "--save-every", "10", "--save-seconds", "0", "--keep", "3"]
 WHOLE = None
 
 
@@ -76,6 +81,25 @@ class Resume(TrainCase):
             self.assertIn("going on from", again.err)
             self.same_run(name)
 
+    def test_signals_while_clips_are_validated(self):
+        """Most of the time goes into validation; each stop saves the step that it stopped after."""
+        corpus = write_corpus()
+        with open(path("validating.csv"), "w") as f:
+            f.write("path,label,split\n")
+            for n, (name, emotion) in enumerate(ravdess_clips()):
+                part = ("train", "test")[n % 2] if n < 10 else "validation"
+                f.write("%s,%s,%s\n" % (os.path.join(corpus, name), emotion, part))
+        words = ["--dataset", "manifest", path("validating.csv"), "--arch", write_arch(),
+                 "--device", "cpu", "--threads", "1", "--epochs", "10000", *NEVER]
+        numbers = random.Random(2)
+        for i in range(3):
+            run = Started(*words, "-o", path("validating%d" % i))
+            run.wait_for(lambda: epochs_done(path("validating%d" % i)) > 2)
+            time.sleep(numbers.uniform(0.0, 0.1))
+            run.send(signal.SIGTERM)
+            self.assertEqual(run.finish().code, 143, run.err)
+            self.assertRegex(run.err, r"stopped after step (\d+); --resume goes on .*/step-\1\n")
+
     def test_a_second_signal_ends_at_once(self):
         run = self.begin("twice")
         run.send(signal.SIGTERM)
@@ -102,7 +126,8 @@ class Resume(TrainCase):
         wanted = 4 if sanitized() else 50
         name = "killed"
         while kills < wanted:
-            words = ["--resume", "-o", path(name)]
+            words = ["--resume", "--save-seconds", numbers.choice(["0", "0.1", "1e9"]), "-o",
+                     path(name)]
             run = Started(*(words if os.path.exists(path(name, "config.json"))
                             else [*base(), *RECIPE, *words]))
             time.sleep(numbers.uniform(0.0, 1.2 if sanitized() else 0.3))
@@ -116,10 +141,68 @@ class Resume(TrainCase):
             run = Train(*base(), *RECIPE, "--resume", "-o", path(name))
             self.assertEqual(run.code, 0, run.err)
             self.same_run(name)
-            self.assertEqual(
-                sorted(os.listdir(path(name, "checkpoints"))), sorted(checkpoints(path(name)))
-            )
+            left = checkpoints(path(name))
+            models = [step.replace("step", "best") + ".safetensors" for step in left]
+            self.assertEqual(sorted(os.listdir(path(name, "checkpoints"))), sorted(left + models))
             self.assertEqual([n for n in os.listdir(path(name)) if n.endswith(".tmp")], [])
+
+    def test_how_often_checkpoints_are_written(self):
+        words = [*base(), "--keep", "100", "--epochs", "40"]
+        for seconds, count in (("0", 40), ("1e9", 1), (None, 1)):
+            given = ["--save-seconds", seconds] if seconds else []
+            self.assertEqual(Train(*words, *given, "-o", path("often")).code, 0)
+            if seconds or not sanitized():  # else 40 epochs may take a minute
+                self.assertEqual(len(checkpoints(path("often"))), count)
+            shutil.rmtree(path("often"))
+
+    def test_checkpoints_are_as_far_apart_as_asked_for(self):
+        run = Train(*base(), "--keep", "100", "--epochs", "60", "--save-seconds", "0.2", "-o",
+                    path("apart"))
+        self.assertEqual(run.code, 0, run.err)
+        times = [
+            os.stat(path("apart/checkpoints", step, "manifest.json")).st_mtime
+            for step in checkpoints(path("apart"))
+        ]
+        times.insert(0, os.stat(path("apart/config.json")).st_mtime)
+        gaps = [b - a for a, b in zip(times, times[1:])]
+        self.assertGreater(len(gaps), 1)
+        self.assertGreater(min(gaps[:-1]), 0.18)  # the last one does not wait
+
+    def kill_after_a_better_model(self, name):
+        """Kill a run that has seen the best epoch of WHOLE, which its only checkpoint has not; the
+        checkpoint's best epoch and model."""
+        wanted = max(lines(WHOLE), key=lambda row: row["best"] * row["epoch"])["epoch"]
+        for _ in range(20):
+            shutil.rmtree(path(name), ignore_errors=True)
+            run = self.begin(name, "--save-every", "0", *NEVER)
+            run.send(signal.SIGUSR1)
+            run.wait_for(lambda: epochs_done(path(name)) > wanted)
+            run.send(signal.SIGKILL)
+            run.finish()
+            step, *others = checkpoints(path(name))
+            state = json.loads(parsed(path(name), "checkpoints", step, "state.json")["note"])
+            if not others and 0 < state["best_epoch"] < wanted:
+                model = step.replace("step", "best") + ".safetensors"
+                return state["best_epoch"], content(path(name), "checkpoints", model)
+        self.fail("never killed in time")
+
+    def test_killed_after_a_better_model_than_the_checkpoint_s(self):
+        self.kill_after_a_better_model("better")
+        self.resume("better", "--save-every", "10", "--save-seconds", "0")
+        self.same_run("better")
+        mine, theirs = (parsed(run, "report.json") for run in (path("better"), WHOLE))
+        for key in ("parts", "temperature", "training"):
+            self.assertEqual(mine[key], theirs[key])
+
+    def test_the_checkpoint_s_best_model_comes_back_with_it(self):
+        """So that the report is about it, should no better one follow."""
+        epoch, model = self.kill_after_a_better_model("back")
+        self.assertNotEqual(content(path("back"), "best.safetensors"), model)
+        self.resume("back", "--time-limit", "0.001")
+        self.assertEqual(content(path("back"), "best.safetensors"), model)
+        self.assertEqual(parsed(path("back"), "report.json")["training"]["best_epoch"], epoch)
+        self.resume("back", "--time-limit", "0", "--save-every", "10", "--save-seconds", "0")
+        self.same_run("back")
 
     def test_killed_between_the_last_step_of_an_epoch_and_its_end(self):
         """The newest checkpoint is of the epoch's last step, but the epoch's line is written."""
@@ -150,7 +233,7 @@ class Resume(TrainCase):
         self.same_run("broken")
 
     def test_nothing_left_to_go_on_from(self):
-        self.train_ok("-o", path("emptied"))
+        self.train_ok("--save-seconds", "0", "-o", path("emptied"))
         for step in checkpoints(path("emptied")):
             folder = path("emptied/checkpoints", step)
             for name in os.listdir(folder):
@@ -228,7 +311,8 @@ class Resume(TrainCase):
         """No file may grow: checkpoints fail, training goes on, the last failure counts."""
         if shutil.which("prlimit") is None:
             self.skipTest("no prlimit")
-        run = Started(*base(), "--validation", "none", "--epochs", EPOCHS, "-o", path("disk"))
+        run = Started(*base(), "--validation", "none", "--epochs", EPOCHS, "--save-seconds", "0",
+                      "-o", path("disk"))
         run.wait_for(lambda: epochs_done(path("disk")) > 1)
         os.system("prlimit --pid %d --fsize=64:64" % run.process.pid)
         run.finish()

@@ -69,18 +69,21 @@ def ravdess_name(emotion, statement, repetition, actor):
     )
 
 
+def ravdess_clips(actors=ACTORS):
+    """(name, emotion) of 3 emotions, 2 statements, 2 takes for each actor."""
+    return [
+        (ravdess_name(number, statement, take, actor), emotion)
+        for actor in actors
+        for emotion, number in EMOTIONS.items()
+        for statement in (1, 2)
+        for take in (1, 2)
+    ]
+
+
 def write_corpus(name="corpus", actors=ACTORS):
-    """Named as RAVDESS: 3 emotions, 2 statements, 2 takes for each actor."""
-    if os.path.exists(path(name)):
-        return path(name)
-    seed = 0
-    for actor in actors:
-        for emotion in EMOTIONS.values():
-            for statement in (1, 2):
-                for take in (1, 2):
-                    seed += 1
-                    file = ravdess_name(emotion, statement, take, actor)
-                    write_wav(name + "/" + file, voice(emotion, seed))
+    if not os.path.exists(path(name)):
+        for seed, (file, emotion) in enumerate(ravdess_clips(actors), 1):
+            write_wav(name + "/" + file, voice(EMOTIONS[emotion], seed))
     return path(name)
 
 
@@ -152,6 +155,7 @@ def lines(run, name="metrics.jsonl"):
 
 
 def epochs_done(run):
+    """Lines of metrics.jsonl about epochs, also while the run writes it."""
     try:
         with open(os.path.join(run, "metrics.jsonl"), "rb") as f:
             return f.read().count(b'"kind":"epoch"')

@@ -34,8 +34,8 @@ _ser_train()
     --augment-lowpass-probability|--augment-lowpass-low|--augment-max-seconds|--augment-mel-warp|\
     --augment-mel-tilt|--augment-mel-ripple|--augment-mel-channel-spans|\
     --augment-mel-channel-width|--augment-mel-time-spans|--augment-mel-time-width|--keep|\
-    --save-every|--eval-every|--log-every|--time-limit|-t|--threads|--loader-threads|--cache-mb|\
-    --feature-cache-mb)
+    --save-seconds|--save-every|--eval-every|--log-every|--time-limit|-t|--threads|\
+    --loader-threads|--cache-mb|--feature-cache-mb)
         return ;;
     esac
     if [[ -z $words && $before == --dataset ]]; then
@@ -58,9 +58,10 @@ _ser_train()
             --augment-mel-warp --augment-mel-tilt --augment-mel-ripple
             --augment-mel-channel-spans --augment-mel-channel-width --augment-mel-time-spans
             --augment-mel-time-width --output --config --print-config --resume --force
-            --dry-run --eval-only --part --keep --save-every --eval-every --log-every
-            --time-limit --device --precision --threads --loader-threads --cache-mb
-            --feature-cache-mb --json --no-progress --quiet --verbose --help --version' -- "$cur"))
+            --dry-run --eval-only --part --keep --save-seconds --save-every --eval-every
+            --log-every --time-limit --device --precision --threads --loader-threads
+            --cache-mb --feature-cache-mb --json --no-progress --quiet --verbose --help
+            --version' -- "$cur"))
         return
     elif [[ $words != @ ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$cur"))
