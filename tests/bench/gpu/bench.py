@@ -94,11 +94,16 @@ def reference_path(arguments):
 
 def read_reference(arguments, deadline):
     """float64 and PyTorch's plain bf16 for every clip, computed once."""
-    path = reference_path(arguments)
+    return read_or_make(reference_path(arguments), lambda partial: once(
+        {"do": "reference", "model": str(arguments.model), "clips": str(arguments.clips),
+         "device": arguments.device, "outputs": str(partial)}, arguments.work, deadline))
+
+
+def read_or_make(path, make):
+    """The arrays of a file, which `make`(another path) writes where it is not there."""
     if not path.exists():
         partial = path.with_suffix(".partial.npz")
-        once({"do": "reference", "model": str(arguments.model), "clips": str(arguments.clips),
-              "device": arguments.device, "outputs": str(partial)}, arguments.work, deadline)
+        make(partial)
         partial.replace(path)
     with np.load(path) as file:
         return dict(file)
@@ -270,12 +275,16 @@ class Bench:
         with self.memory.peak(found):
             chosen = worker.ask("size", **self.request(size))
         entry = {"host": [], "events": [], "span": [], "facts": chosen}
+        self.count_memory(entry, worker, found)
+        self.compare(name, worker, size, entry)
+        size["workers"][name] = entry
+
+    def count_memory(self, entry, worker, found):
+        """Of the device, since the worker was started."""
         if found and worker.held is not None:
             entry["memory_peak"] = worker.held + found["peak"]
             worker.held += found["kept"]
             entry["memory"] = worker.held
-        self.compare(name, worker, size, entry)
-        size["workers"][name] = entry
 
     def compare(self, name, worker, size, entry):
         worker.ask("outputs")
@@ -348,12 +357,14 @@ class Bench:
             self.note(f"no trace of the device: {answer.pop('why')}")
         size["workers"][name].update(answer)
 
-    def measure(self, precision, batch):
-        size = {"precision": precision, "batch": batch, "complete": False, "failed": [],
+    def measure(self, precision, **chosen):
+        """One size."""
+        size = {"precision": precision, **chosen, "complete": False, "failed": [],
                 "probe": {"type": self.probe.first["ready"]["type"], "tflops": [], "bandwidth": []},
                 "clocks": [], "workers": {}}
         self.run["sizes"].append(size)
-        self.say(f"{precision}, B={batch}")
+        self.say(self.title(size))
+        self.begin_size(size)
         for name, worker in list(self.workers.items()):
             if worker is not self.probe:
                 self.each(size, name, lambda: self.make_ready(name, worker, size))
@@ -361,32 +372,44 @@ class Bench:
         self.save()
         # After the host's clock has been read: the profiler makes launches slower.
         names = [name for name in size["workers"] if name not in size["failed"]]
-        for name in names:
-            self.each(size, name, lambda name=name: self.trace(name, size))
-        for name in names:  # still right after all that
-            self.each(size, name,
-                      lambda name=name: self.compare(name, self.workers[name], size,
-                                                     size["workers"][name]))
+        for action in self.afterwards():
+            for name in names:
+                self.each(size, name, lambda: action(name, size))
         size["complete"] = True
         self.save()
 
-    def compute_reference(self):
+    def afterwards(self):
+        """What is done with every worker when it has been timed, as functions of name and size."""
+        def compare_again(name, size):  # still right after all that
+            self.compare(name, self.workers[name], size, size["workers"][name])
+
+        return self.trace, compare_again
+
+    def begin(self):
+        """Before the first worker is started."""
         try:
             self.reference = read_reference(self.arguments, self.deadline)
         except Failed as why:
             self.note(f"outputs were not compared with float64: {why}")
 
+    def begin_size(self, size):
+        """Before its first worker is made ready."""
+
     def everything(self):
         if self.arguments.device == "cpu":
             self.note("on the CPU libser computes in f32, whatever is asked for")
-        self.compute_reference()
+        self.begin()
         for precision in self.arguments.precisions:
             try:
                 self.start_all(precision)
-                for batch in self.arguments.batches:
-                    self.measure(precision, batch)
+                for chosen in self.sizes():
+                    self.measure(precision, **chosen)
             finally:
                 self.stop_all()
+
+    def sizes(self):
+        """Of one precision."""
+        return [{"batch": batch} for batch in self.arguments.batches]
 
     def floors(self, size):
         """Seconds per op at the probed peak."""
@@ -394,9 +417,12 @@ class Bench:
         if not tflops:
             return {}
         peak = floors.Peak(tflops, bandwidth)
-        ops = floors.forward_ops(self.config, self.run["samples"], size["batch"],
-                                 2 if size["precision"] == "bf16" else 4)
-        return {op.name: floors.floor_seconds(op, peak) for op in ops}
+        width = 2 if size["precision"] == "bf16" else 4
+        return {op.name: floors.floor_seconds(op, peak) for op in self.ops(size, width)}
+
+    def ops(self, size, width):
+        """With values of `width` bytes."""
+        return floors.forward_ops(self.config, self.run["samples"], size["batch"], width)
 
 
 # --- Command line ---------------------------------------------------------------------------------

@@ -10,130 +10,30 @@ first-libser-bf16-file, first-binding, first-pipeline, first-loop. --only takes 
 """
 
 import argparse
-import array
-import dataclasses
-import fnmatch
-import json
 import os
 import pathlib
 import re
-import selectors
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 import wave
 
+import commands
 import pipeline_peer
-from files_result import (
-    RunFailure,
-    card,
-    compare,
-    cpu_name,
-    merge,
-    print_result,
-    read_answers,
-    result_of,
-    write_result,
-)
+from commands import PAUSE, ROOT, Measure, execute, read_pages
+from files_result import RunFailure, compare, print_result, read_answers
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 PEERS = "pipeline,pipeline-1,loop,loop-padded"
 BF16_LIMIT = 0.05  # of probabilities against f32, as in tests/gpu/compare.py
 F32_LIMIT = 1e-4
-PAUSE = 0.2  # after each run: what it left behind is cleaned up
 BINDING = (
     "import sys, ser; model = ser.Model.load(sys.argv[1], device=sys.argv[2]);"
     "print(model.predict(sys.argv[3]), flush=True)"
 )
 
 
-@dataclasses.dataclass
-class Measure:
-    name: str
-    command: list
-    environment: dict = dataclasses.field(default_factory=dict)
-    answers: pathlib.Path | None = None  # JSON lines that it writes; None: the first answer only
-    limit: float | None = None  # of the answers' differences; None: told, not checked
-    new_cache: bool = False
-    runs: list = dataclasses.field(default_factory=list)
-    facts: dict = dataclasses.field(default_factory=dict)
-    failure: str = ""
-
-    @property
-    def first(self):
-        return self.answers is None
-
-
 # --- One run --------------------------------------------------------------------------------------
-
-
-def listen(process, begin, deadline):
-    """Until both pipes are closed: seconds to the first output, and [seconds, line] of errors."""
-    first, lines, rest = None, [], b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        selector.register(process.stderr, selectors.EVENT_READ)
-        while selector.get_map():
-            events = selector.select(max(deadline - time.perf_counter(), 0))
-            now = time.perf_counter() - begin
-            if not events:
-                raise RunFailure(f"still running after {now:.0f} s")
-            for key, _ in events:
-                data = os.read(key.fd, 1 << 16)
-                if not data:
-                    selector.unregister(key.fileobj)
-                elif key.fileobj is process.stdout:
-                    first = now if first is None else first
-                else:
-                    *complete, rest = (rest + data).split(b"\n")
-                    lines += [[now, line.decode(errors="replace")] for line in complete]
-    return first, lines
-
-
-def execute(measure, timeout):
-    """
-    Run the command from start to exit: what it took, seconds to the first output, and [seconds,
-    line] of errors.
-    """
-    if measure.new_cache:
-        shutil.rmtree(measure.environment["SER_CACHE_DIR"], ignore_errors=True)
-    begin = time.perf_counter()
-    process = subprocess.Popen(
-        [str(word) for word in measure.command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(os.environ, **measure.environment),
-        start_new_session=True,
-    )
-    try:
-        first, lines = listen(process, begin, begin + timeout)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-    finally:
-        if process.returncode is None:  # too late, or interrupted
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
-    if process.returncode != 0:
-        tail = "\n".join(line for _, line in lines[-12:])
-        raise RunFailure(f"exit {process.returncode}: {tail}")
-    run = {
-        "seconds": seconds,
-        "user_seconds": usage.ru_utime,
-        "system_seconds": usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
-    reports = [line[7:] for _, line in lines if line.startswith("report ")]
-    if reports:
-        run["report"] = json.loads(reports[-1])
-    return run, first, lines
 
 
 def run_once(measure, timeout):
@@ -249,17 +149,6 @@ def peer_measures(a):
     return measures
 
 
-def select(measures, patterns):
-    """Those whose names match one of the patterns; all without patterns."""
-    for pattern in patterns:
-        if not fnmatch.filter([m.name for m in measures], pattern):
-            names = ", ".join(m.name for m in measures)
-            sys.exit(f"--only: nothing is called {pattern}; there is {names}")
-    return [
-        m for m in measures if not patterns or any(fnmatch.fnmatch(m.name, p) for p in patterns)
-    ]
-
-
 def try_settings(a, peer, environment):
     """The faster of cuDNN's two heuristics for a peer, (environment, report), and all tries."""
     environments = [{}]
@@ -292,11 +181,9 @@ def choose_settings(a, measure, known):
 
 
 def tiny_clips(folder, count=7):
-    """Pieces of examples/clip.wav as if it were 16 kHz, WAV and FLAC in turn."""
+    """Pieces of examples/clip.wav, WAV and FLAC in turn."""
     folder.mkdir(parents=True)
-    with wave.open(str(ROOT / "examples" / "clip.wav")) as file:
-        pcm = array.array("h", file.readframes(file.getnframes()))
-    library = pipeline_peer.Libsndfile()
+    pcm, library = commands.example_pcm(), pipeline_peer.Libsndfile()
     for n in range(count):
         piece = pcm[400 * n : 400 * n + 8000 + 1600 * (n // 2)]
         if n % 2 == 0:
@@ -307,28 +194,6 @@ def tiny_clips(folder, count=7):
             file.setsampwidth(2)
             file.setframerate(pipeline_peer.RATE)
             file.writeframes(piece.tobytes())
-
-
-def find_model(a):
-    """The transformers directory: the given one, a tiny one, or one of full size made here."""
-    if a.tiny and a.model is None:
-        a.model = ROOT / "tests" / "golden" / "base"
-    if a.model is None:
-        golden = ROOT / "tests" / "golden" / "make_golden.py"
-        subprocess.run([a.python, golden, "--full", a.work], check=True)
-        a.model = a.work / "full"
-    if not (a.model / "model.safetensors").exists():
-        sys.exit(f"--model: {a.model} is not a transformers directory with model.safetensors")
-
-
-def read_pages(paths):
-    """Bring files into the page cache; their bytes."""
-    total = 0
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                total += len(block)
-    return total
 
 
 # --- Results --------------------------------------------------------------------------------------
@@ -348,33 +213,12 @@ def check_answers(measure, reference):
 
 def describe(a, reference, audio_bytes):
     """What must be the same for results that are merged."""
-    version = subprocess.run(
-        [a.build / "tools" / "ser-predict", "--version"], stdout=subprocess.PIPE, text=True
-    )
     return {
-        "device": a.device,
-        "card": card().get("name") if a.device != "cpu" else None,
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "libser": version.stdout.splitlines()[0],
-        "model_bytes": (a.model / "model.safetensors").stat().st_size,
+        **commands.setting_of(a, "ser-predict"),
         "clips": len(reference),
         "audio_seconds": sum(seconds for _, _, seconds in reference.values()),
         "audio_bytes": audio_bytes,
     }
-
-
-def places(a):
-    """What paths are called in results, which other machines are to read."""
-    known = [(a.work, "WORK"), (a.model, "MODEL"), (a.audio, "AUDIO"), (a.build, "BUILD")]
-    known += [(a.python, "python"), (sys.executable, "python"), (ROOT, "SOURCE")]
-    return [(str(path), name) for path, name in known]
-
-
-def result_path(a, setting, kind="files"):
-    name = f"cpu {setting['cpu']}" if setting["device"] == "cpu" else setting["card"] or "unknown"
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return a.results / f"gpu-{kind}-{slug}.json"
 
 
 # --- The program ----------------------------------------------------------------------------------
@@ -440,44 +284,16 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--build", type=pathlib.Path, required=True, help="meson's build folder")
+    commands.add_arguments(parser, PEERS, timeout=300)
     parser.add_argument("--audio", type=pathlib.Path, help="folder of clips, 16 kHz mono")
-    parser.add_argument(
-        "--model",
-        type=pathlib.Path,
-        help="transformers directory (default: make_golden.py --full makes one of random weights)",
-    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--peers", default=PEERS, help='comma-separated; "" for none')
-    parser.add_argument("--only", default="", help="comma-separated names or patterns")
-    parser.add_argument("--append", action="store_true", help="add to the results that are there")
-    parser.add_argument("--results", type=pathlib.Path, help="folder for the raw numbers")
     parser.add_argument("--work", type=pathlib.Path, help="folder for answers and copies")
-    parser.add_argument("--python", default=sys.executable, help="one with torch, for the peers")
-    parser.add_argument("--decoder", help="of the peers; default: the first that works")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds of one run")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, a handful of clips")
-    a = parser.parse_args(argv)
-    if a.audio is None and not a.tiny:
-        parser.error("--audio: name a folder of clips")
-    if a.results is None and not a.tiny:
-        a.results = ROOT / "tests" / "bench" / "results"
-    a.peers = [name for name in a.peers.split(",") if name]
-    unknown = set(a.peers) - set(PEERS.split(","))
-    if unknown:
-        parser.error(f"--peers: {', '.join(sorted(unknown))}; there is {PEERS}")
-    a.only = [pattern for pattern in a.only.split(",") if pattern]
-    return a
-
-
-def interrupt(signum, frame):
-    raise KeyboardInterrupt
+    return commands.parse(parser, argv, PEERS)
 
 
 def prepare(a):
     """Model and clips; the clip for first answers, and the clips' bytes."""
-    find_model(a)
+    commands.find_model(a)
     if a.audio is None:
         a.audio = a.work / "clips"
         tiny_clips(a.audio)
@@ -492,49 +308,20 @@ def prepare(a):
 def measure_all(a):
     audio_bytes = prepare(a)
     everything = libser_measures(a) + peer_measures(a)
-    measures = select(everything, a.only)
+    measures = commands.select(everything, a.only)
     reference = take_reference(a, everything)
-    setting = describe(a, reference, audio_bytes)
-    path = result_path(a, setting) if a.results is not None else None
-    old = json.loads(path.read_text()) if a.append and path and path.exists() else None
-    result = {}
-    names = places(a)
-    if old is not None:
-        merge(old, result_of(setting, []))  # refuses now what it would refuse later
-
-    def save():
-        result.update(result_of(setting, measures, names))
-        if old is not None:
-            result.update(merge(old, result))
-        if path is not None:
-            write_result(path, result)
-
+    results = commands.Results(a, describe(a, reference, audio_bytes), measures, "files")
     interrupted = False
     try:
         warm_up(a, measures)
-        measure_rounds(a, measures, reference, save)
+        measure_rounds(a, measures, reference, results.save)
     except KeyboardInterrupt:
         interrupted = True
-    save()
-    print_result(result)
-    print(path if path is not None else "nothing is written: --results")
-    if interrupted:
-        return 130
-    return 1 if any(m.failure for m in measures) else 0
+    return results.finish(interrupted, print_result)
 
 
 def main(argv=None):
-    a = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, interrupt)
-    a.build = a.build.resolve()
-    with tempfile.TemporaryDirectory(prefix="ser-files-") as folder:
-        a.work = a.work or pathlib.Path(folder)
-        a.work.mkdir(parents=True, exist_ok=True)
-        try:
-            return measure_all(a)
-        except KeyboardInterrupt:
-            print("stopped before anything was measured", file=sys.stderr)
-            return 130
+    return commands.run_program(parse_arguments(argv), "ser-files-", measure_all)
 
 
 if __name__ == "__main__":

@@ -287,8 +287,9 @@ def head_backward(shape):
 
 
 def blocks_backward(shape):
-    """dropout(GELU(x)) of the feed-forward part is made again. Post-norm blocks add the gradients
-    of the two branches by a pass; pre-norm ones while they go through the norm."""
+    """dropout(GELU(x)) of the feed-forward part is made again where its gradient is made, behind
+    the gradient of the second layer's input: x and the gradient in, both out. Post-norm blocks add
+    the gradients of the two branches by a pass; pre-norm ones while they go through the norm."""
     hidden, inner, layers = (
         shape["hidden_size"],
         shape["intermediate_size"],
@@ -305,9 +306,8 @@ def blocks_backward(shape):
     adds = [] if pre else [passes(shape, "residual_add", hidden, 3, 2 * layers)]
     return [
         norm_gradients(shape, "residual_norm_bwd", hidden, 5 if pre else 4, 2 * layers),
-        passes(shape, "ffn_gelu again", inner, 2, layers),
         *product_gradients(shape, "ffn 2", inner, hidden, layers),
-        passes(shape, "ffn_gelu_bwd", inner, 3, layers),
+        passes(shape, "ffn_gelu_bwd", inner, 4, layers),
         *product_gradients(shape, "ffn 1", hidden, inner, layers),
         *adds,
         *product_gradients(shape, "out", hidden, hidden, layers),

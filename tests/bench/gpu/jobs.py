@@ -4,12 +4,11 @@
 python jobs.py --build BUILD --audio RAVDESS [--model DIR] [--seeds 3] [--device cuda]
                [--only NAME,...] [--append] [--time-limit SECONDS] [--results DIR] [--tiny]
 
-Jobs: libser, libser-new-cache, libser-f32, trainer, trainer-tuned, trainer-compiled, loop,
-loop-compiled, loop-f32. --only takes patterns of these.
+Jobs: libser, libser-new-cache, libser-each-epoch, libser-f32, trainer, trainer-tuned,
+trainer-compiled, loop, loop-compiled, loop-f32. --only takes patterns of these.
 """
 
 import argparse
-import array
 import csv
 import json
 import math
@@ -18,22 +17,18 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-import wave
 
-import files
+import commands
 import machine
 import pipeline_peer
-from files import Measure
-from files_result import RunFailure, card, cpu_name, merge, result_of, write_result
+from commands import Measure
+from files_result import RunFailure
 from jobs_result import collect, print_result, relative, stages
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 PEERS = "trainer,trainer-tuned,trainer-compiled,loop,loop-compiled,loop-f32"
 TUNED = "trainer-tuned", "loop", "loop-f32"
 HEURISTIC = "TORCH_CUDNN_USE_HEURISTIC_MODE_B"
@@ -82,9 +77,7 @@ def write_manifest(a):
 def tiny_clips(folder):
     """Six speakers, eight emotions: pieces of examples/clip.wav as FLAC."""
     folder.mkdir(parents=True)
-    with wave.open(str(ROOT / "examples" / "clip.wav")) as file:
-        pcm = array.array("h", file.readframes(file.getnframes()))
-    library = pipeline_peer.Libsndfile()
+    pcm, library = commands.example_pcm(), pipeline_peer.Libsndfile()
     for n, actor in enumerate((1, 2, 3, 4, 6, 16)):
         for emotion in range(1, len(EMOTIONS) + 1):
             first = 251 * emotion + 2003 * n
@@ -112,12 +105,13 @@ def libser_measures(a):
     run = ["--seed", "{seed}", "-o", "{out}"]
 
     def job(name, *options, environment=warm, **more):
-        facts = {"precision": "f32" if options else "bf16"}
+        facts = {"precision": "f32" if "f32" in options else "bf16"}
         return Measure(name, [*command, *options, *run], environment, a.work, facts=facts, **more)
 
     return [
         job("libser"),
         job("libser-new-cache", environment=new, new_cache=True),
+        job("libser-each-epoch", "--save-seconds", "0"),
         job("libser-f32", "--precision", "f32"),
     ]
 
@@ -170,7 +164,7 @@ def execute(a, measure, seed, command, recipe):
     found, limit = {}, min(a.timeout, a.deadline.left())
     try:
         with a.memory.peak(found):
-            run, _, lines = files.execute(trial, limit)
+            run, _, lines = commands.execute(trial, limit)
     except RunFailure:
         if a.deadline.left() <= 0.0:
             raise machine.TimeUp("--time-limit") from None
@@ -200,7 +194,7 @@ def take_reference(a, everything):
         a.labels = json.loads((a.out / "report.json").read_text())["labels"]
     except (RunFailure, OSError) as error:
         sys.exit(f"ser-train --precision f32: {error}")
-    (first,) = (a.out / "checkpoints").iterdir()
+    (first,) = (a.out / "checkpoints").glob("step-*")
     a.head = a.work / "first.safetensors"
     shutil.copyfile(first / "model.safetensors", a.head)
     return run["epochs"][0]
@@ -293,7 +287,7 @@ def measure_rounds(a, measures, save):
                 report = run.get("report", {})
                 measure.facts.update({k: report[k] for k in ("versions", "decoder") if k in report})
             save()
-            time.sleep(files.PAUSE)
+            time.sleep(commands.PAUSE)
 
 
 # --- The program ----------------------------------------------------------------------------------
@@ -309,15 +303,8 @@ def file_system(path):
 
 def describe(a, counts):
     """What must be the same for results that are merged."""
-    tool = [a.build / "tools" / "ser-train", "--version"]
-    version = subprocess.run(tool, stdout=subprocess.PIPE, text=True, check=True)
     return {
-        "device": a.device,
-        "card": card().get("name") if a.device != "cpu" else None,
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "libser": version.stdout.splitlines()[0],
-        "model_bytes": (a.model / "model.safetensors").stat().st_size,
+        **commands.setting_of(a, "ser-train"),
         "clips": counts,
         "epochs": a.epochs,
         "batch_size": a.batch_size,
@@ -331,47 +318,24 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--build", type=pathlib.Path, required=True, help="meson's build folder")
+    commands.add_arguments(parser, PEERS, timeout=900)
     parser.add_argument("--audio", type=pathlib.Path, help="RAVDESS, 16 kHz mono")
-    parser.add_argument(
-        "--model",
-        type=pathlib.Path,
-        help="transformers directory (default: make_golden.py --full makes one of random weights)",
-    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each job, each another seed")
     parser.add_argument("--epochs", type=int, help="default 15")
     parser.add_argument("--batch-size", type=int, help="default 32")
     parser.add_argument("--options", default="", help='others of ser-train, such as "--lr 1e-4"')
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--peers", default=PEERS, help='comma-separated; "" for none')
-    parser.add_argument("--only", default="", help="comma-separated names or patterns")
-    parser.add_argument("--append", action="store_true", help="add to the results that are there")
-    parser.add_argument("--results", type=pathlib.Path, help="folder for the raw numbers")
     parser.add_argument("--work", type=pathlib.Path, help="folder for runs, 6 GB")
-    parser.add_argument("--python", default=sys.executable, help="one with torch, for the peers")
-    parser.add_argument("--decoder", help="of the peers; default: the first that works")
-    parser.add_argument("--timeout", type=float, default=900, help="seconds of one run")
     parser.add_argument("--time-limit", type=float, default=math.inf, help="seconds of everything")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, a handful of clips")
-    a = parser.parse_args(argv)
-    if a.audio is None and not a.tiny:
-        parser.error("--audio: name a folder of clips")
-    if a.results is None and not a.tiny:
-        a.results = ROOT / "tests" / "bench" / "results"
+    a = commands.parse(parser, argv, PEERS)
     a.epochs = a.epochs or (2 if a.tiny else 15)
     a.batch_size = a.batch_size or (8 if a.tiny else 32)
     a.options = shlex.split(a.options)
-    a.peers = [name for name in a.peers.split(",") if name]
-    unknown = set(a.peers) - set(PEERS.split(","))
-    if unknown:
-        parser.error(f"--peers: {', '.join(sorted(unknown))}; there is {PEERS}")
-    a.only = [pattern for pattern in a.only.split(",") if pattern]
     return a
 
 
 def prepare(a):
     """Model, clips, manifest and recipes; {part: clips}."""
-    files.find_model(a)
+    commands.find_model(a)
     if a.audio is None:
         a.audio = a.work / "clips"
         tiny_clips(a.audio)
@@ -379,8 +343,8 @@ def prepare(a):
     if not a.audio.is_dir():
         sys.exit(f"--audio: {a.audio} is no folder")
     counts = write_manifest(a)
-    files.read_pages([a.model / "model.safetensors"])
-    files.read_pages(pipeline_peer.find_clips(a.audio))
+    commands.read_pages([a.model / "model.safetensors"])
+    commands.read_pages(pipeline_peer.find_clips(a.audio))
     write_recipes(a)
     return counts
 
@@ -388,54 +352,28 @@ def prepare(a):
 def measure_all(a):
     counts = prepare(a)
     everything = libser_measures(a) + peer_measures(a)
-    measures = files.select(everything, a.only)
+    measures = commands.select(everything, a.only)
     reference = take_reference(a, everything)
-    setting = describe(a, counts)
-    path = files.result_path(a, setting, "jobs") if a.results is not None else None
-    old = json.loads(path.read_text()) if a.append and path and path.exists() else None
-    names, result = files.places(a), {}
-    a.earlier = old["measures"] if old is not None else {}
-    if old is not None:
-        merge(old, result_of(setting, []))  # refuses now what it would refuse later
-
-    def save():
-        result.update(result_of(setting, measures, names))
-        if old is not None:
-            result.update(merge(old, result))
-        if path is not None:
-            write_result(path, result)
-
-    stopped = False
+    results = commands.Results(a, describe(a, counts), measures, "jobs")
+    a.earlier = results.old["measures"] if results.old is not None else {}
+    interrupted = False
     try:
         warm_up(a, measures, reference)
-        measure_rounds(a, measures, save)
+        measure_rounds(a, measures, results.save)
     except (KeyboardInterrupt, machine.TimeUp) as reason:
-        stopped = isinstance(reason, KeyboardInterrupt)
+        interrupted = isinstance(reason, KeyboardInterrupt)
         print(f"stopped: {reason or 'by a signal'}", file=sys.stderr)
-    save()
-    print_result(result)
-    print(path if path is not None else "nothing is written: --results")
-    if stopped:
-        return 130
-    return 1 if any(m.failure for m in measures) else 0
+    return results.finish(interrupted, print_result)
 
 
 def main(argv=None):
     a = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, files.interrupt)
-    a.build = a.build.resolve()
     a.model = a.model.resolve() if a.model is not None else None
     a.deadline, a.memory = machine.Deadline(a.time_limit), machine.Memory(a.device)
-    with tempfile.TemporaryDirectory(prefix="ser-jobs-") as folder:
-        a.work = (a.work or pathlib.Path(folder)).resolve()
-        a.work.mkdir(parents=True, exist_ok=True)
-        try:
-            return measure_all(a)
-        except KeyboardInterrupt:
-            print("stopped before anything was measured", file=sys.stderr)
-            return 130
-        except machine.TimeUp:
-            sys.exit("--time-limit: nothing was measured")
+    try:
+        return commands.run_program(a, "ser-jobs-", measure_all)
+    except machine.TimeUp:
+        sys.exit("--time-limit: nothing was measured")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def collect(out, epochs):
               if path.exists()]  # fmt: skip
     if not models:
         raise RunFailure("there is no best model")
-    sizes = [path.stat().st_size for path in (out / "checkpoints").rglob("*") if path.is_file()]
+    kept = [path for path in (out / "checkpoints").rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in kept if not path.name.startswith("best-")]
     if not sizes:
         raise RunFailure("there is no checkpoint")
     return {

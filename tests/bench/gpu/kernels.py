@@ -27,7 +27,8 @@ KERNELS = {
     for op, kernels in {
         "adamw": "adamw",
         "attention": "attention_mma attention_plain",
-        "attention_bwd": "attention_backward_mma attention_backward_plain attention_dots",
+        "attention_bwd": "attention_backward_mma attention_backward_plain attention_dots "
+        "attention_draw",
         "attn_pool": "pool_weights weighted_sum",
         "attn_pool_bwd": "pool_scores_bwd pool_frames_bwd add_clips",
         "column_sums": "partial_sums add_partials",
@@ -95,6 +96,7 @@ class Walk:
         self.convolution = 0
         self.is_backward = False
         self.layer = None  # of backward: whose gradients come next, a layer with weights
+        self.next_layer = None  # of backward: whose turn it is when the products that come are done
         self.norm = []  # of backward: places in ops of the last norm
 
     def settle(self, op):
@@ -124,6 +126,8 @@ class Walk:
         for place, name in self.waiting:
             seen += not HELPER.search(name)
             self.ops[place] = self.gradient("dw" if seen <= 1 else "dx")
+        if self.waiting and self.next_layer:
+            self.layer, self.next_layer = self.next_layer, None
         self.waiting = []
 
     def gradient(self, kind):
@@ -294,11 +298,17 @@ class Walk:
         return "layer_mix_bwd"
 
     def back_dropout(self):
+        """Of runs from before dropout_bwd made it."""
         self.settle_gradients()
         self.layer = "ffn 2"
         return "ffn_gelu again"
 
     def back_dropout_bwd(self):
+        """Behind a norm and a product, ffn 2's dx: its db and dw are next, then ffn 1's."""
+        if self.layer == "out" and self.waiting:
+            self.settle("ffn 2 dx")
+            self.layer, self.next_layer = "ffn 2", "ffn 1"
+            return "ffn_gelu_bwd"
         self.settle_gradients()
         if self.layer == "ffn 2":
             self.layer = "ffn 1"

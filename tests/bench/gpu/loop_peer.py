@@ -134,7 +134,7 @@ class Writer:
             raise self.failure
 
     def save(self, step, weights, state, best):
-        """`weights`, `state`: {name: tensor}."""
+        """`weights`, `state`: {name: tensor}; without a state no checkpoint is written."""
         self.wait()  # the host's copy is in use until then
         for name, tensor in {**weights, **state}.items():
             if name not in self.host:
@@ -142,19 +142,21 @@ class Writer:
             self.host[name].copy_(tensor, non_blocking=True)
         if self.pinned:
             torch.cuda.synchronize()
-        self.thread = threading.Thread(target=self.write, args=(step, list(weights), best))
+        arguments = step if state else None, list(weights), best
+        self.thread = threading.Thread(target=self.write, args=arguments)
         self.thread.start()
 
     def write(self, step, weights, best):
         from safetensors.torch import save_file
 
         try:
-            path = self.out / "checkpoints" / f"step-{step}.safetensors"
-            path.parent.mkdir(exist_ok=True)
-            save_file(self.host, path)
-            self.written.append(path)
-            if len(self.written) > 2:
-                self.written.pop(0).unlink()
+            if step is not None:
+                path = self.out / "checkpoints" / f"step-{step}.safetensors"
+                path.parent.mkdir(exist_ok=True)
+                save_file(self.host, path)
+                self.written.append(path)
+                if len(self.written) > 2:
+                    self.written.pop(0).unlink()
             if best:
                 (self.out / "best").mkdir(exist_ok=True)
                 model = {name: self.host[name] for name in weights}
@@ -323,7 +325,7 @@ class Loop:
         count = len(self.clips.parts["train"])
         epochs, steps = self.recipe["epochs"], math.ceil(count / self.recipe["batch-size"])
         rate_of, writer = self.rates(epochs * steps), Writer(self.a.out, self.cuda)
-        best, weights = -1.0, None
+        best, weights, saved = -1.0, None, time.perf_counter()
         for n in range(epochs):
             begin = time.perf_counter()
             loss = self.epoch(rate_of)
@@ -335,7 +337,10 @@ class Loop:
             if better:
                 best = scores["uar"]
                 weights = {name: tensor.clone() for name, tensor in state.items()}
-            writer.save((n + 1) * steps, state, self.state(), better)
+            due = time.perf_counter() - saved >= self.recipe["save-seconds"] or n + 1 == epochs
+            if due or better:
+                writer.save((n + 1) * steps, state, self.state() if due else {}, better)
+            saved = time.perf_counter() if due else saved
         self.network.load_state_dict(weights)
         self.journal.finish(self.evaluate("test"))
         writer.wait()

@@ -12,16 +12,13 @@ standard input with one on its standard output (see Worker). What goes wrong is 
 
 import collections
 import gc
-import importlib
-import json
 import os
-import pathlib
-import sys
 import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+import serve
+
 RATE = 16000
 ROTATION = 4  # inputs of each batch size
 MODE_B = {"TORCH_CUDNN_USE_HEURISTIC_MODE_B": "1"}
@@ -159,9 +156,8 @@ def fold(model):
     return model
 
 
-class Torch:
-    """Upload, forward, download. `prepare` of a subclass gives the forward of one batch size: a
-    function of nothing that reads self.pcm and gives probabilities, logits and the mean frame."""
+class OnTorch:
+    """What the peers of inference and of training begin with."""
 
     precision, tf32 = "bf16", True
 
@@ -169,8 +165,7 @@ class Torch:
         import torch
         import transformers  # noqa: F401
 
-        self.torch, self.guard = torch, torch.inference_mode
-        self.device, self.compile = task["device"], task["compile"]
+        self.torch, self.device, self.compile = torch, task["device"], task["compile"]
         if self.device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("PyTorch sees no GPU")
         self.dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[self.precision]
@@ -181,6 +176,15 @@ class Torch:
         backends = self.torch.backends
         backends.cudnn.benchmark, backends.cudnn.benchmark_limit = True, 0  # try every engine
         backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = self.tf32
+
+
+class Torch(OnTorch):
+    """Upload, forward, download. `prepare` of a subclass gives the forward of one batch size: a
+    function of nothing that reads self.pcm and gives probabilities, logits and the mean frame."""
+
+    def start(self, task):
+        super().start(task)
+        self.guard = self.torch.inference_mode
 
     def load(self, task):
         self.model = fold(load_classifier(task["model"])).to(self.device, self.dtype)
@@ -440,37 +444,36 @@ class Torchaudio(Tuned):
         return self.classify(self.audio(normalized(self.pcm).to(self.dtype))[0])
 
 
-class TunedF32(Tuned):
-    precision, tf32 = "f32", False
-
-
-class GraphF32(Graph):
-    precision, tf32 = "f32", False
-
-
-class GraphTF32(Graph):
-    precision, tf32 = "f32", True
-
-
 # --- Who there is ---------------------------------------------------------------------------------
 
 Entry = collections.namedtuple("Entry", "precision label environment make")
 
-PEERS = {
-    "libser-bf16": Entry("bf16", "libser", {}, lambda: Libser("bf16")),
-    "eager": Entry("bf16", "G1", {}, Eager),
-    "tuned": Entry("bf16", "G2", {}, Tuned),
-    "tuned-b": Entry("bf16", "G2", MODE_B, Tuned),
-    "compiled": Entry("bf16", "G3", {}, Compiled),
-    "compiled-b": Entry("bf16", "G3", MODE_B, Compiled),
-    "graph": Entry("bf16", "G4", {}, Graph),
-    "graph-b": Entry("bf16", "G4", MODE_B, Graph),
-    "torchaudio": Entry("bf16", "G5", {}, Torchaudio),
-    "libser-f32": Entry("f32", "libser", {}, lambda: Libser("f32")),
-    "f32": Entry("f32", "G2", {}, TunedF32),
-    "f32-graph": Entry("f32", "G4", {}, GraphF32),
-    "tf32-graph": Entry("f32", "G4", {}, GraphTF32),
-}
+
+def entries(libser, eager, tuned, compiled, graph, more=None):
+    """Everybody by name, from the classes; `more`: of one benchmark only, in bf16."""
+
+    def in_f32(kind, tf32=False):
+        return type(kind.__name__, (kind,), {"precision": "f32", "tf32": tf32})
+
+    return {
+        "libser-bf16": Entry("bf16", "libser", {}, lambda: libser("bf16")),
+        "eager": Entry("bf16", "G1", {}, eager),
+        "tuned": Entry("bf16", "G2", {}, tuned),
+        "tuned-b": Entry("bf16", "G2", MODE_B, tuned),
+        "compiled": Entry("bf16", "G3", {}, compiled),
+        "compiled-b": Entry("bf16", "G3", MODE_B, compiled),
+        "graph": Entry("bf16", "G4", {}, graph),
+        "graph-b": Entry("bf16", "G4", MODE_B, graph),
+        **(more or {}),
+        "libser-f32": Entry("f32", "libser", {}, lambda: libser("f32")),
+        "f32": Entry("f32", "G2", {}, in_f32(tuned)),
+        "f32-graph": Entry("f32", "G4", {}, in_f32(graph)),
+        "tf32-graph": Entry("f32", "G4", {}, in_f32(graph, True)),
+    }
+
+
+PEERS = entries(Libser, Eager, Tuned, Compiled, Graph,
+                {"torchaudio": Entry("bf16", "G5", {}, Torchaudio)})
 
 
 # --- A worker -------------------------------------------------------------------------------------
@@ -535,62 +538,10 @@ class Worker:
         return {"host": seconds[warm:], "events": events and events[warm:]}
 
     def trace(self, runs):
-        """Seconds on the device by CUPTI: first kernel to last ("span"), with the copies around
-        them ("span_copies"); of libser also microseconds by op."""
-        import kernels
-
-        try:
-            import torch  # noqa: F401
-        except ImportError as error:
-            return {"why": reason(error)}
         numbers = iter(range(10**9))
-        found = kernels.record(lambda: self.peer.run(self.batch(next(numbers))), runs)
-        if found is None:
-            return {"why": "PyTorch's profiler sees no CUDA"}
-        own = [[a for a in run if not kernels.is_copy(a.name)] for run in found]
-        answer = {"span": kernels.spans(own), "span_copies": kernels.spans(found)}
-        if isinstance(self.peer, Libser):
-            answer["ops"] = kernels.op_times(found)
-        return answer
-
-
-def reason(error):
-    """One line."""
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}"[:300]
-
-
-def work(task, say, kind):
-    try:
-        worker = kind(task)
-        say({"ready": worker.ready})
-    except Exception as error:  # the other end reports it
-        say({"error": reason(error)})
-        raise
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            say(getattr(worker, request.pop("do"))(**request))
-        except Exception as error:
-            say({"error": reason(error)})
-
-
-def main(kind=Worker, others="reference"):
-    """`kind` of worker, and the module of what else there is to do."""
-    task = json.loads(sys.argv[1])
-    # Libraries print: what they say goes to standard error.
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(answer):
-        print(json.dumps(answer), file=channel, flush=True)
-
-    sys.path.insert(0, str(HERE))
-    if task["do"] == "work":
-        work(task, say, kind)
-    else:
-        getattr(importlib.import_module(others), task["do"])(task, say)
+        return serve.trace(lambda: self.peer.run(self.batch(next(numbers))), runs,
+                           isinstance(self.peer, Libser))
 
 
 if __name__ == "__main__":
-    main()
+    serve.main(Worker, "reference")

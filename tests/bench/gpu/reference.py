@@ -11,7 +11,8 @@ import time
 
 import numpy as np
 
-from peers import load_classifier, reason
+from peers import load_classifier
+from serve import reason
 
 HERE = pathlib.Path(__file__).resolve().parent
 

@@ -6,6 +6,7 @@
 
 import json
 import math
+import pathlib
 import statistics
 import sys
 from collections import namedtuple
@@ -343,7 +344,7 @@ def note_lines(run):
     return out + [f"note: {note}" for note in run["notes"]]
 
 
-def lines(run):
+def lines(run, size_lines=size_lines, error_lines=error_lines):
     """The report of one run, but for the targets."""
     out = [f"{run['date']}, {run['card']}, " + ", ".join(
         f"{name} {version}" for name, version in run["versions"].items()), ""]
@@ -379,9 +380,8 @@ def write(path, data):
     temporary.replace(path)
 
 
-def main():
-    import pathlib
-
+def main(lines=lines, target_lines=target_lines):
+    """Print the tables of a file."""
     data = read(pathlib.Path(sys.argv[1]))
     for run in data["runs"]:
         print("\n".join([*lines(run), ""]))

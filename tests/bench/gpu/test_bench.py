@@ -9,9 +9,7 @@ Nothing is asserted of times but that there are some.
 """
 
 import contextlib
-import importlib.util
 import io
-import json
 import os
 import pathlib
 import signal
@@ -24,19 +22,14 @@ from unittest import mock
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True  # the source tree stays as it is
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-sys.path.insert(0, str(HERE))
 
 import bench  # noqa: E402
+import bench_cases  # noqa: E402
 import kernels  # noqa: E402
 import machine  # noqa: E402
 import peers  # noqa: E402
 import table  # noqa: E402
-
-TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-EMULATED = os.environ.get("SER_EMULATED_MODULE")
 
 
 def worker(host, **more):
@@ -352,40 +345,8 @@ class Card(unittest.TestCase):
         self.assertNotIn("ops", self.trace(peers.Torch()))
 
 
-class Runs(unittest.TestCase):
-    """bench.py as a program."""
-
-    @classmethod
-    def setUpClass(cls):
-        """One folder for all, so that PyTorch computes its reference once."""
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.work = pathlib.Path(folder.name)
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.results = pathlib.Path(folder.name)
-
-    def arguments(self, *more):
-        return ["--tiny", "--work", str(self.work), "--results", str(self.results), *more]
-
-    def command(self, *more):
-        return [sys.executable, HERE / "bench.py", *self.arguments(*more)]
-
-    def environment(self, **more):
-        return dict(os.environ, OMP_WAIT_POLICY="passive", **more)
-
-    def bench(self, *more, status=0, **environment):
-        done = subprocess.run(self.command(*more), capture_output=True, text=True,
-                              env=self.environment(**environment))
-        self.assertEqual(done.returncode, status, done.stderr[-3000:] + done.stdout[-2000:])
-        return done.stdout, self.runs()
-
-    def runs(self):
-        (file,) = self.results.iterdir()
-        self.assertRegex(file.name, r"^gpu-inference-[a-z0-9-]+\.json$")
-        return json.loads(file.read_text())["runs"]
+class Runs(bench_cases.Runs):
+    program, kind = "bench.py", "inference"
 
     def check_run(self, run, text, names):
         """Two rounds of two runs, for all names at both sizes, all positive."""
@@ -409,33 +370,33 @@ class Runs(unittest.TestCase):
             self.assertGreaterEqual(start["total"], parts)
 
     def test_alone_on_the_cpu(self):
-        text, (run,) = self.bench("--device", "cpu", "--peers", "")
+        text, (run,) = self.measure("--device", "cpu", "--peers", "")
         self.check_run(run, text, ["libser-bf16", "libser-f32"])
         self.assertIn("cpu", run["facts"]["libser-f32"]["device"])
         self.assertEqual(run["not_measured"]["graph"], "not asked for")
         self.assertIn("no trace of the device", text)
         self.assertFalse(run["standard"])
         # a second part keeps the first
-        _, runs = self.bench("--device", "cpu", "--peers", "", "--append", "--only", "f32")
+        _, runs = self.measure("--device", "cpu", "--peers", "", "--append", "--only", "f32")
         self.assertEqual(runs[0], run)
         self.assertEqual([size["precision"] for size in runs[1]["sizes"]], ["f32", "f32"])
 
-    @unittest.skipUnless(EMULATED, "needs SER_EMULATED_MODULE")
+    @unittest.skipUnless(bench_cases.EMULATED, "needs SER_EMULATED_MODULE")
     def test_alone_on_the_emulated_card(self):
-        text, (run,) = self.bench("--device", "cuda", "--peers", "", "--seconds", "0.25",
-                                  SER_MODULE_PATH=EMULATED)
+        text, (run,) = self.measure("--device", "cuda", "--peers", "", "--seconds", "0.25",
+                                  SER_MODULE_PATH=bench_cases.EMULATED)
         self.check_run(run, text, ["libser-bf16", "libser-f32"])
         self.assertIn("cuda", run["facts"]["libser-bf16"]["device"])
 
     def test_without_a_module_nothing_is_measured(self):
-        text, (run,) = self.bench("--device", "cuda", "--peers", "", status=1,
+        text, (run,) = self.measure("--device", "cuda", "--peers", "", status=1,
                                   SER_MODULE_PATH=str(self.work))
         self.assertIn("libser-cuda.so", run["not_measured"]["libser-bf16"])
         self.assertIn("libser was not measured", text)
 
-    @unittest.skipIf(TORCH, "PyTorch is here")
+    @unittest.skipIf(bench_cases.TORCH, "PyTorch is here")
     def test_a_peer_that_cannot_start_is_named(self):
-        text, (run,) = self.bench("--device", "cpu", "--peers", "eager", "--only", "bf16")
+        text, (run,) = self.measure("--device", "cpu", "--peers", "eager", "--only", "bf16")
         self.assertIn("No module named", run["not_measured"]["eager"])
         self.assertIn("not measured: eager", text)
         self.assertEqual(list(run["sizes"][0]["workers"]), ["libser-bf16"])
@@ -449,7 +410,7 @@ class Runs(unittest.TestCase):
             wrong = {name: random.standard_normal((8, columns)) for name, columns in (
                 ("logits", 8), ("hidden", 48), ("plain_logits", 8), ("plain_hidden", 48))}
             np.savez(bench.reference_path(arguments), **wrong)
-            text, (run,) = self.bench(*asked[1:], "--peers", "", "--only", "f32", status=1)
+            text, (run,) = self.measure(*asked[1:], "--peers", "", "--only", "f32", status=1)
         self.assertIn("libser is wrong: libser-f32, B=1: error of largest", text)
         self.assertEqual(len(run["sizes"]), 1)
 
@@ -471,26 +432,8 @@ class Runs(unittest.TestCase):
         self.assertFalse(run["sizes"][0]["complete"])
 
     def test_the_time_limit_keeps_what_was_measured(self):
-        class ThreeRounds(machine.Deadline):
-            def __init__(self, seconds):
-                super().__init__(600)
-                self.rounds = 0
-
-            def check(self):
-                self.rounds += 1
-                if self.rounds > 3:
-                    raise machine.TimeUp("--time-limit")
-
-        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        asked = self.arguments("--device", "cpu", "--peers", "", "--rounds", "5")
-        with mock.patch.object(machine, "Deadline", ThreeRounds), \
-                contextlib.redirect_stderr(io.StringIO()), \
-                contextlib.redirect_stdout(io.StringIO()) as text:
-            self.assertEqual(bench.main(asked), 0)
-        self.assertIn("stopped by the time limit", text.getvalue())
-        (run,) = self.runs()
-        self.assertEqual(len(run["sizes"][0]["workers"]["libser-bf16"]["host"]), 6)
-        self.assertFalse(run["sizes"][0]["complete"])
+        size = self.after_three_rounds(bench.main)
+        self.assertEqual(len(size["workers"]["libser-bf16"]["host"]), 6)
 
     def test_nothing_outlives_the_time_limit(self):
         now, started, popen = machine.Deadline(0), [], subprocess.Popen
@@ -513,11 +456,11 @@ class Runs(unittest.TestCase):
         self.assertIn("was not written by bench.py", done.stderr)
         self.assertNotIn("Traceback", done.stderr)
 
-    @unittest.skipUnless(TORCH, "needs PyTorch and transformers")
+    @unittest.skipUnless(bench_cases.TORCH, "needs PyTorch and transformers")
     def test_with_pytorch_on_the_cpu(self):
         names = ["libser-bf16", "eager", "graph", "libser-f32", "f32"]
         asked = ",".join(["compiled", *(name for name in names if not name.startswith("libser"))])
-        text, (run,) = self.bench("--device", "cpu", "--peers", asked, "--skip-compiled")
+        text, (run,) = self.measure("--device", "cpu", "--peers", asked, "--skip-compiled")
         self.check_run(run, text, names)
         self.assertEqual(run["not_measured"]["compiled"], "--skip-compiled")
         for size in run["sizes"]:
@@ -528,7 +471,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(list(parts), ["front", "convolutions", "position", "layer"])
 
 
-@unittest.skipUnless(TORCH, "needs PyTorch and transformers")
+@unittest.skipUnless(bench_cases.TORCH, "needs PyTorch and transformers")
 class Network(unittest.TestCase):
     """Every way to compute each part of network.py is the same function, which is transformers'."""
 

@@ -21,6 +21,7 @@ import tempfile
 import time
 import unittest
 
+import commands
 import files
 import files_result
 import pipeline_peer
@@ -350,7 +351,7 @@ class Program(unittest.TestCase):
         self.assertGreater(setting["audio_seconds"], 3.0)
         command = " ".join(measures["libser"]["command"])
         self.assertRegex(command, r"^BUILD/tools/ser-predict .* -o WORK/libser.jsonl WORK/clips$")
-        self.assertNotIn(str(files.ROOT), json.dumps(measures))
+        self.assertNotIn(str(commands.ROOT), json.dumps(measures))
 
         self.run_program("--rounds", "1", "--append", "--only", "libser")
         measures = self.result()["measures"]

@@ -22,6 +22,7 @@ import time
 import unittest
 from unittest import mock
 
+import commands
 import job_data
 import jobs
 import jobs_result
@@ -38,11 +39,11 @@ HAS_NUMPY = importlib.util.find_spec("numpy") is not None
 # captured: argv is the folder of a prepared job and how many captures work.
 GRAPHS = """
 import argparse, json, pathlib, sys
-import job_data, jobs, loop_peer, pipeline_peer
+import commands, job_data, jobs, loop_peer, pipeline_peer
 work, works = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 recipe = json.loads((work / "recipe.json").read_text())
-a = argparse.Namespace(model=jobs.ROOT / "tests/golden/base", recipe=recipe, device="cpu", seed=3,
-    precision="f32", peer="loop", threads=1, head=None, out=work / ("run" + sys.argv[2]))
+a = argparse.Namespace(model=commands.ROOT / "tests/golden/base", recipe=recipe, device="cpu",
+    seed=3, precision="f32", peer="loop", threads=1, head=None, out=work / ("run" + sys.argv[2]))
 clips = job_data.Clips(work / "clips.csv", work / "clips", list(jobs.EMOTIONS))
 samples = job_data.decode_all(clips, pipeline_peer.Libsndfile(), 1)
 loop = loop_peer.Loop(a, clips, samples, job_data.Journal(a.out, recipe["epochs"]))
@@ -143,6 +144,7 @@ class Collect(Folder):
     def run_of(self, lines):
         (self.folder / "checkpoints").mkdir(exist_ok=True)
         (self.folder / "checkpoints" / "step-1").write_bytes(b"12345")
+        (self.folder / "checkpoints" / "best-1.safetensors").write_bytes(b"no checkpoint")
         (self.folder / "best.safetensors").write_bytes(b"123")
         report = {"parts": [{"nll": 1.0, "uar": 0.5, "accuracy": 0.6, "name": "test"}]}
         (self.folder / "report.json").write_text(json.dumps(report))
@@ -326,7 +328,7 @@ class TimeLimit(Folder):
         a.memory, a.deadline = machine.Memory("cpu"), machine.Deadline(left)
         measure = jobs.Measure("x", ["sleep", "60"], {})
         cut = jobs.RunFailure("still running")
-        with mock.patch.object(jobs.files, "execute", side_effect=cut) as execute:
+        with mock.patch.object(commands, "execute", side_effect=cut) as execute:
             try:
                 jobs.execute(a, measure, 0, measure.command, "recipe")
             finally:
@@ -476,7 +478,8 @@ class Program(Folder):
         done = self.run_program("--seeds", "2")
         result = self.result()
         measures = result["measures"]
-        self.assertEqual(list(measures), ["libser", "libser-new-cache", "libser-f32"])
+        names = ["libser", "libser-new-cache", "libser-each-epoch", "libser-f32"]
+        self.assertEqual(list(measures), names)
         for name, measure in measures.items():
             self.assertEqual((measure["failure"], len(measure["runs"])), ("", 2), name)
             self.assertIn(name, done.stdout)
@@ -491,8 +494,11 @@ class Program(Folder):
         self.assertRegex(result["setting"]["file_system"], r"^[a-z0-9.]+$")
         command = " ".join(measures["libser"]["command"])
         self.assertRegex(command, r"^BUILD/tools/ser-train .* --seed \{seed\} -o \{out\}$")
-        self.assertNotIn(str(jobs.ROOT), json.dumps(measures))
+        self.assertNotIn(str(commands.ROOT), json.dumps(measures))
         self.assertEqual(measures["libser-f32"]["validation_loss_apart"], 0.0)
+        one, two = (measures[name]["runs"][0]["checkpoint_bytes"]
+                    for name in ("libser", "libser-each-epoch"))  # fmt: skip
+        self.assertTrue(1.9 < two / one < 2.1, two / one)  # the end alone, and each of two epochs
 
         self.run_program("--seeds", "1", "--append", "--only", "libser")
         measures = self.result()["measures"]

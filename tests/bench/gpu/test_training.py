@@ -10,14 +10,9 @@ Nothing is asserted of times but that there are some.
 """
 
 import contextlib
-import importlib.util
 import io
-import json
 import os
-import pathlib
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -25,19 +20,14 @@ from unittest import mock
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True  # the source tree stays as it is
-os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-sys.path.insert(0, str(HERE))
 
+import bench_cases  # noqa: E402
 import kernels  # noqa: E402
 import machine  # noqa: E402
 import training  # noqa: E402
 import training_peers  # noqa: E402
 import training_table  # noqa: E402
-
-TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-EMULATED = os.environ.get("SER_EMULATED_MODULE")
 
 
 def worker(host, **more):
@@ -308,36 +298,8 @@ class Card(unittest.TestCase):
         self.assertNotIn("ops", self.trace(training_peers.Torch(), []))
 
 
-class Runs(unittest.TestCase):
-    """training.py as a program."""
-
-    @classmethod
-    def setUpClass(cls):
-        """One folder for all, so that PyTorch computes its reference once."""
-        folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(folder.cleanup)
-        cls.work = pathlib.Path(folder.name)
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.results = pathlib.Path(folder.name)
-
-    def arguments(self, *more, work=None):
-        return ["--tiny", "--work", str(work or self.work), "--results", str(self.results),
-                "--draws", "1", *more]
-
-    def training(self, *more, status=0, work=None, **environment):
-        done = subprocess.run([sys.executable, HERE / "training.py",
-                               *self.arguments(*more, work=work)], capture_output=True, text=True,
-                              env=dict(os.environ, OMP_WAIT_POLICY="passive", **environment))
-        self.assertEqual(done.returncode, status, done.stderr[-3000:] + done.stdout[-2000:])
-        return done.stdout, self.runs()
-
-    def runs(self):
-        (file,) = self.results.iterdir()
-        self.assertRegex(file.name, r"^gpu-training-[a-z0-9-]+\.json$")
-        return json.loads(file.read_text())["runs"]
+class Runs(bench_cases.Runs):
+    program, kind, options = "training.py", "training", ["--draws", "1"]
 
     def check_run(self, run, text, names, sizes):
         """Two rounds, for all names at all sizes; everybody's ten losses."""
@@ -358,7 +320,7 @@ class Runs(unittest.TestCase):
             self.assertGreater(min(run["starts"][name][0].values()), 0)
 
     def test_alone_on_the_cpu(self):
-        text, (run,) = self.training("--device", "cpu", "--peers", "")
+        text, (run,) = self.measure("--device", "cpu", "--peers", "")
         sizes = [(precision, batch, cached) for precision in ("bf16", "f32")
                  for batch in (1, 2) for cached in (True, False)]
         self.check_run(run, text, ["libser-bf16", "libser-f32"], sizes)
@@ -369,16 +331,16 @@ class Runs(unittest.TestCase):
         self.assertNotEqual(entries[0]["losses"], entries[2]["losses"])
         self.assertLess(run["flop"]["cached"], run["flop"]["step"])
         # a second part keeps the first
-        _, runs = self.training("--device", "cpu", "--peers", "", "--append", "--only", "f32",
+        _, runs = self.measure("--device", "cpu", "--peers", "", "--append", "--only", "f32",
                                 "--features", "step", "--batches", "1")
         self.assertEqual(runs[0], run)
         self.assertEqual([size["cached"] for size in runs[1]["sizes"]], [False])
 
-    @unittest.skipUnless(EMULATED, "needs SER_EMULATED_MODULE")
+    @unittest.skipUnless(bench_cases.EMULATED, "needs SER_EMULATED_MODULE")
     def test_alone_on_the_emulated_card(self):
-        text, (run,) = self.training(
+        text, (run,) = self.measure(
             "--device", "cuda", "--peers", "", "--seconds", "0.1", "--batches", "1",
-            "--only", "bf16", "--features", "cached", SER_MODULE_PATH=EMULATED)
+            "--only", "bf16", "--features", "cached", SER_MODULE_PATH=bench_cases.EMULATED)
         self.check_run(run, text, ["libser-bf16"], [("bf16", 1, True)])
         self.assertIn("cuda", run["facts"]["libser-bf16"]["device"])
 
@@ -391,39 +353,21 @@ class Runs(unittest.TestCase):
             wrong = {name: np.full((4, 10), 2.0) for name in
                      ("losses", "norms", "plain_losses", "plain_norms")}
             np.savez(training.reference_path(arguments, 1), **wrong)
-            text, (run,) = self.training("--device", "cpu", "--peers", "", "--only", "f32",
+            text, (run,) = self.measure("--device", "cpu", "--peers", "", "--only", "f32",
                                          status=1, work=folder)
         self.assertIn("libser is wrong: libser-f32, f32, B=1, features cached: error of a", text)
         self.assertEqual(len(run["sizes"]), 1)
 
     def test_the_time_limit_keeps_what_was_measured(self):
-        class ThreeRounds(machine.Deadline):
-            def __init__(self, seconds):
-                super().__init__(600)
-                self.rounds = 0
+        size = self.after_three_rounds(training.main)
+        self.assertEqual(len(size["workers"]["libser-bf16"]["host"]), 3)
 
-            def check(self):
-                self.rounds += 1
-                if self.rounds > 3:
-                    raise machine.TimeUp("--time-limit")
-
-        self.addCleanup(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        asked = self.arguments("--device", "cpu", "--peers", "", "--rounds", "5")
-        with mock.patch.object(machine, "Deadline", ThreeRounds), \
-                contextlib.redirect_stderr(io.StringIO()), \
-                contextlib.redirect_stdout(io.StringIO()) as text:
-            self.assertEqual(training.main(asked), 0)
-        self.assertIn("stopped by the time limit", text.getvalue())
-        (run,) = self.runs()
-        self.assertEqual(len(run["sizes"][0]["workers"]["libser-bf16"]["host"]), 3)
-        self.assertFalse(run["sizes"][0]["complete"])
-
-    @unittest.skipUnless(TORCH, "needs PyTorch and transformers")
+    @unittest.skipUnless(bench_cases.TORCH, "needs PyTorch and transformers")
     def test_with_pytorch_on_the_cpu(self):
         names = ["libser-bf16", "eager", "tuned", "graph", "libser-f32", "f32", "f32-graph",
                  "tf32-graph"]
         asked = ",".join(["compiled", *(name for name in names if not name.startswith("libser"))])
-        text, (run,) = self.training("--device", "cpu", "--peers", asked, "--skip-compiled",
+        text, (run,) = self.measure("--device", "cpu", "--peers", asked, "--skip-compiled",
                                      "--batches", "2")
         sizes = [(precision, 2, cached) for precision in ("bf16", "f32")
                  for cached in (True, False)]
@@ -438,7 +382,7 @@ class Runs(unittest.TestCase):
         self.assertTrue(re.search(r"features cached .* the same bits", text))
 
 
-@unittest.skipUnless(TORCH, "needs PyTorch and transformers")
+@unittest.skipUnless(bench_cases.TORCH, "needs PyTorch and transformers")
 class Network(unittest.TestCase):
     """training_network.py against transformers' modules, in float64."""
 

@@ -22,7 +22,6 @@ sys.path.insert(0, str(HERE))
 
 import bench  # noqa: E402
 import floors  # noqa: E402
-import table  # noqa: E402
 import training_peers  # noqa: E402
 import training_table  # noqa: E402
 from bench import Disagreement  # noqa: E402
@@ -64,15 +63,10 @@ def reference_path(arguments, batch):
 
 def read_reference(arguments, batch, deadline):
     """Losses and norms by float64 and by PyTorch's autocast, computed once."""
-    path = reference_path(arguments, batch)
-    if not path.exists():
-        partial = path.with_suffix(".partial.npz")
-        once({"do": "reference", "model": str(arguments.model), "start": str(arguments.start),
-              "clips": str(arguments.clips), "device": arguments.device, "batch": batch,
-              "outputs": str(partial)}, arguments, deadline)
-        partial.replace(path)
-    with np.load(path) as file:
-        return dict(file)
+    return bench.read_or_make(reference_path(arguments, batch), lambda partial: once(
+        {"do": "reference", "model": str(arguments.model), "start": str(arguments.start),
+         "clips": str(arguments.clips), "device": arguments.device, "batch": batch,
+         "outputs": str(partial)}, arguments, deadline))
 
 
 # --- Agreement ------------------------------------------------------------------------------------
@@ -166,10 +160,7 @@ class Training(bench.Bench):
             chosen = worker.ask("size", **self.request(size))
             agreed = worker.ask("agree", draws=self.arguments.draws)
         entry = {"host": [], "events": [], "span": [], "loss": [], "facts": chosen, **agreed}
-        if found and worker.held is not None:
-            entry["memory_peak"] = worker.held + found["peak"]
-            worker.held += found["kept"]
-            entry["memory"] = worker.held
+        self.count_memory(entry, worker, found)
         size["workers"][name] = entry
         why = misbehaviour(name, entry)
         if not why and self.reference is not None:
@@ -195,7 +186,10 @@ class Training(bench.Bench):
         found = self.workers[name].ask("update", repeats=self.arguments.runs)
         size["workers"][name].update(found)
 
-    def compute_reference(self, size):
+    def begin(self):
+        pass  # every batch size has a reference of its own
+
+    def begin_size(self, size):
         try:
             self.reference = read_reference(self.arguments, size["batch"], self.deadline)
             size["plain"] = plain_errors(self.reference)
@@ -204,46 +198,16 @@ class Training(bench.Bench):
             self.reference = None
             self.note(f"losses were not compared with float64: {why}")
 
-    def measure(self, precision, batch, cached):
-        size = {"precision": precision, "batch": batch, "cached": cached, "complete": False,
-                "failed": [], "clocks": [], "workers": {},
-                "probe": {"type": self.probe.first["ready"]["type"], "tflops": [], "bandwidth": []}}
-        self.run["sizes"].append(size)
-        self.say(self.title(size))
-        self.compute_reference(size)
-        for name, worker in list(self.workers.items()):
-            if worker is not self.probe:
-                self.each(size, name, lambda: self.make_ready(name, worker, size))
-        self.rounds(size)
-        self.save()
-        # After the host's clock has been read: the profiler makes launches slower.
-        for action in (self.update, self.trace):
-            for name in list(size["workers"]):
-                self.each(size, name, lambda: action(name, size))
-        size["complete"] = True
-        self.save()
+    def afterwards(self):
+        return self.update, self.trace
 
-    def everything(self):
-        if self.arguments.device == "cpu":
-            self.note("on the CPU libser computes in f32, whatever is asked for")
-        for precision in self.arguments.precisions:
-            try:
-                self.start_all(precision)
-                for batch in self.arguments.batches:
-                    for cached in self.arguments.cached:
-                        self.measure(precision, batch, cached)
-            finally:
-                self.stop_all()
+    def sizes(self):
+        return [{"batch": batch, "cached": cached}
+                for batch in self.arguments.batches for cached in self.arguments.cached]
 
-    def floors(self, size):
-        """Seconds per op at the probed peak."""
-        tflops, bandwidth = table.probed(size)
-        if not tflops:
-            return {}
-        peak = floors.Peak(tflops, bandwidth)
-        ops = floors.training_ops(self.config, self.run["samples"], size["batch"],
-                                  2 if size["precision"] == "bf16" else 4, cached=size["cached"])
-        return {op.name: floors.floor_seconds(op, peak) for op in ops}
+    def ops(self, size, width):
+        return floors.training_ops(self.config, self.run["samples"], size["batch"], width,
+                                   cached=size["cached"])
 
 
 # --- Command line ---------------------------------------------------------------------------------

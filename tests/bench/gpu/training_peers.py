@@ -18,7 +18,8 @@ import time
 import numpy as np
 
 import peers
-from peers import MODE_B, RATE, ROTATION, Entry, reason
+import serve
+from peers import RATE, ROTATION
 
 STEPS = 10  # whose losses are compared
 DRAWS = 4  # of labels and of the first batch, at most
@@ -105,28 +106,15 @@ class Libser:
 # --- PyTorch --------------------------------------------------------------------------------------
 
 
-class Torch:
+class Torch(peers.OnTorch):
     """Data on the device, a Python loop, one wait behind the last step. `step` of a subclass gives
     the loss and the norm as tensors."""
 
-    precision, tf32, caches = "bf16", True, True
+    caches = True
 
     def start(self, task):
-        import torch
-        import transformers  # noqa: F401
-
-        self.torch, self.device, self.compile = torch, task["device"], task["compile"]
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("PyTorch sees no GPU")
-        self.dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[self.precision]
-        torch.manual_seed(1)
-        self.tune()
-
-    def tune(self):
-        """Settings of the process."""
-        backends = self.torch.backends
-        backends.cudnn.benchmark, backends.cudnn.benchmark_limit = True, 0  # try every engine
-        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = self.tf32
+        super().start(task)
+        self.torch.manual_seed(1)
 
     def load(self, task):
         import training_network
@@ -441,34 +429,7 @@ class Graph(Torch):
         return [timed(replay, 1) for _ in range(repeats)]
 
 
-class TunedF32(Tuned):
-    precision, tf32 = "f32", False
-
-
-class GraphF32(Graph):
-    precision, tf32 = "f32", False
-
-
-class GraphTF32(Graph):
-    precision, tf32 = "f32", True
-
-
-# --- Who there is ---------------------------------------------------------------------------------
-
-PEERS = {
-    "libser-bf16": Entry("bf16", "libser", {}, lambda: Libser("bf16")),
-    "eager": Entry("bf16", "G1", {}, Eager),
-    "tuned": Entry("bf16", "G2", {}, Tuned),
-    "tuned-b": Entry("bf16", "G2", MODE_B, Tuned),
-    "compiled": Entry("bf16", "G3", {}, Compiled),
-    "compiled-b": Entry("bf16", "G3", MODE_B, Compiled),
-    "graph": Entry("bf16", "G4", {}, Graph),
-    "graph-b": Entry("bf16", "G4", MODE_B, Graph),
-    "libser-f32": Entry("f32", "libser", {}, lambda: Libser("f32")),
-    "f32": Entry("f32", "G2", {}, TunedF32),
-    "f32-graph": Entry("f32", "G4", {}, GraphF32),
-    "tf32-graph": Entry("f32", "G4", {}, GraphTF32),
-}
+PEERS = peers.entries(Libser, Eager, Tuned, Compiled, Graph)
 
 
 # --- A worker -------------------------------------------------------------------------------------
@@ -534,25 +495,10 @@ class Worker:
         return {"update": self.peer.update(repeats)}
 
     def trace(self, runs):
-        """Seconds on the device by CUPTI: first kernel of a step to its last ("span"), with the
-        copies around them; of libser also microseconds by op."""
-        import kernels
-
-        try:
-            import torch  # noqa: F401
-        except ImportError as error:
-            return {"why": reason(error)}
         self.settle()  # libser is in a fresh process
-        found = kernels.record(lambda: self.peer.run(1), runs)
-        if found is None:
-            return {"why": "PyTorch's profiler sees no CUDA"}
-        own = [[a for a in run if not kernels.is_copy(a.name)] for run in found]
-        answer = {"span": kernels.spans(own), "span_copies": kernels.spans(found)}
-        if isinstance(self.peer, Libser):
-            answer["ops"] = kernels.op_times(found)
-        return answer
+        return serve.trace(lambda: self.peer.run(1), runs, isinstance(self.peer, Libser))
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    peers.main(Worker, "training_reference")
+    serve.main(Worker, "training_reference")

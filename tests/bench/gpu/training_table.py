@@ -5,8 +5,6 @@
 """
 
 import math
-import pathlib
-import sys
 from collections import namedtuple
 
 import table
@@ -163,11 +161,7 @@ def error_lines(run):
 
 def lines(run):
     """The report of one run, but for the targets."""
-    out = [f"{run['date']}, {run['card']}, " + ", ".join(
-        f"{name} {version}" for name, version in run["versions"].items()), ""]
-    for size in run["sizes"]:
-        out += size_lines(run, size) + table.chosen_lines(size) + table.op_lines(size)
-    return out + table.start_lines(run) + error_lines(run) + table.note_lines(run)
+    return table.lines(run, size_lines, error_lines)
 
 
 def target_row(runs, target):
@@ -213,13 +207,5 @@ def first_step_lines(runs):
     return [f"to the first finished step: {text}"] if text else []
 
 
-def main():
-    data = table.read(pathlib.Path(sys.argv[1]))
-    for run in data["runs"]:
-        print("\n".join([*lines(run), ""]))
-    if data["runs"]:
-        print("\n".join(target_lines(table.comparable(data, data["runs"][-1]))))
-
-
 if __name__ == "__main__":
-    main()
+    table.main(lines, target_lines)
