@@ -357,7 +357,8 @@ class Kernels(unittest.TestCase):
 
     def test_gelu_product(self):
         """One kernel of libser's for the product and the GELU."""
-        own = "void (anonymous namespace)::gelu_product<(anonymous namespace)::tiling<64, 96> >(int)"
+        space = "(anonymous namespace)::"
+        own = f"void {space}gelu_product<{space}tiling<64, 96> >(int)"
         norm, attention = "norm_in_registers(int)", "attention_mma(int)"
         tail = "void gelu_kernel<__nv_bfloat16>(int, int)"
         names = ["void wave_convolve<__nv_bfloat16, 1, 8>(int)", own, PRODUCT, tail, own, norm]
