@@ -12,6 +12,13 @@
  *     float p[8];                ser_predict(predictor, audio, p, 8);
  *     printf("%s %.2f\n", ser_model_label(model, 0), p[0]);
  *
+ * Live audio, one answer per window as soon as it is complete (examples/6_stream.c):
+ *
+ *     ser_stream *stream;        ser_stream_create(model, NULL, &stream);
+ *     ser_stream_push(stream, samples, frames);
+ *     ser_stream_result result = {.struct_size = sizeof result};
+ *     int32_t found;             ser_stream_next(stream, &result, &found);
+ *
  * Training, with clips and labels of one's own (examples/4_train.c):
  *
  *     ser_model_create(device, "wav2vec2-base", labels, 4, NULL, &model);
@@ -47,6 +54,7 @@
 #include <ser/device.h>
 #include <ser/model.h>
 #include <ser/predict.h>
+#include <ser/stream.h>
 #include <ser/train.h>
 #include <ser/version.h>
 

@@ -7,8 +7,6 @@
 #include "audio/audio.h"
 #include "base/fail.h"
 
-enum { CHANNELS_MAX = 1024, RATE_MIN = 4000, RATE_MAX = 768000 };
-
 #define WINDOW_MAX 1e9 /* seconds; any longer audio is a mistake */
 
 static const ser_audio_options defaults = {
@@ -54,9 +52,9 @@ static int take_options(ser_audio_options *own, const ser_audio_options *given)
     if (status == 0) {
         status = check_seconds(own->max_seconds, "max_seconds");
     }
-    if (status == 0 && (own->channel < -1 || own->channel >= CHANNELS_MAX)) {
+    if (status == 0 && (own->channel < -1 || own->channel >= SER_CHANNELS_MAX)) {
         status = ser_fail(SER_ERR_ARGUMENT, "ser_audio_options: channel is %d, not within -1..%d",
-                          own->channel, CHANNELS_MAX - 1);
+                          own->channel, SER_CHANNELS_MAX - 1);
     }
     if (status == 0) {
         status = check_switch(own->nonfinite, "nonfinite");
@@ -114,19 +112,19 @@ static int check_samples(const float *samples, size_t frames, int32_t channels,
     if (samples == NULL) {
         return is_null("ser_audio_from_samples", "samples");
     }
-    if (channels < 1 || channels > CHANNELS_MAX) {
+    if (channels < 1 || channels > SER_CHANNELS_MAX) {
         return ser_fail(SER_ERR_ARGUMENT,
                         "ser_audio_from_samples: channels is %d, not within 1..%d", channels,
-                        CHANNELS_MAX);
+                        SER_CHANNELS_MAX);
     }
     if (frames > PTRDIFF_MAX / sizeof(float) / (size_t)channels) {
         return ser_fail(SER_ERR_ARGUMENT, "ser_audio_from_samples: %zu frames cannot be one object",
                         frames);
     }
-    if (sampling_rate < RATE_MIN || sampling_rate > RATE_MAX) {
+    if (sampling_rate < SER_RATE_MIN || sampling_rate > SER_RATE_MAX) {
         return ser_fail(SER_ERR_UNSUPPORTED,
                         "ser_audio_from_samples: sampling_rate is %d Hz, not within %d..%d",
-                        sampling_rate, RATE_MIN, RATE_MAX);
+                        sampling_rate, SER_RATE_MIN, SER_RATE_MAX);
     }
     return 0;
 }

@@ -9,6 +9,9 @@
 
 #include <ser/audio.h>
 
+/* What sources may be like. */
+enum { SER_RATE_MIN = 4000, SER_RATE_MAX = 768000, SER_CHANNELS_MAX = 1024 };
+
 struct ser_audio {
     float *samples; /* owned, [count] at 16 kHz */
     size_t count;

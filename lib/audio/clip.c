@@ -18,14 +18,15 @@ static int too_long(const struct ser_pipeline *pipeline)
 static int decode_all(struct ser_pipeline *pipeline, struct ser_samples *samples)
 {
     double max_seconds = pipeline->options.max_seconds;
-    double max_frames = max_seconds > 0.0 ? max_seconds * pipeline->rate : (double)INT64_MAX;
+    double max_frames =
+        max_seconds > 0.0 ? max_seconds * pipeline->converter.rate : (double)INT64_MAX;
     while (!pipeline->ended) {
         struct ser_tally block;
         int status = ser_pipeline_step(pipeline, samples, &block);
         if (status != 0) {
             return status;
         }
-        if ((double)pipeline->total.frames > max_frames) {
+        if ((double)pipeline->converter.total.frames > max_frames) {
             return too_long(pipeline);
         }
     }

@@ -3,25 +3,17 @@
 
 #include <math.h>
 
+#include "audio/audio.h"
+#include "audio/mix.h"
 #include "base/fail.h"
 #include "base/mem.h"
 
-enum { RATE_MIN = 4000, RATE_MAX = 768000, CHANNELS_MAX = 1024, SKIP_SAMPLES = 1 << 14 };
+enum { SKIP_SAMPLES = 1 << 14 };
 
 int64_t ser_seconds_to_frames(double seconds, int32_t rate)
 {
     double frames = rint(seconds * rate);
     return frames < 0x1p62 ? (int64_t)frames : INT64_MAX / 2;
-}
-
-int ser_check_channel(const char *name, int32_t channel, int32_t channels)
-{
-    if (channel < channels) {
-        return 0;
-    }
-    return ser_fail(SER_ERR_ARGUMENT,
-                    "%s: channel %d was asked for, but there %s only %d, counted from 0", name,
-                    channel, channels == 1 ? "is" : "are", channels);
 }
 
 static int no_audio(const struct ser_decoder *decoder, const char *why)
@@ -107,13 +99,13 @@ static int open_codec(struct ser_decoder *decoder)
 static int check_layout(const struct ser_decoder *decoder, const ser_audio_options *options)
 {
     const char *name = decoder->source.name;
-    if (decoder->rate < RATE_MIN || decoder->rate > RATE_MAX) {
+    if (decoder->rate < SER_RATE_MIN || decoder->rate > SER_RATE_MAX) {
         return ser_fail(SER_ERR_UNSUPPORTED, "%s: sampling rate is %d Hz, not within %d..%d", name,
-                        decoder->rate, RATE_MIN, RATE_MAX);
+                        decoder->rate, SER_RATE_MIN, SER_RATE_MAX);
     }
-    if (decoder->channels < 1 || decoder->channels > CHANNELS_MAX) {
+    if (decoder->channels < 1 || decoder->channels > SER_CHANNELS_MAX) {
         return ser_fail(SER_ERR_UNSUPPORTED, "%s: %d channels, not within 1..%d", name,
-                        decoder->channels, CHANNELS_MAX);
+                        decoder->channels, SER_CHANNELS_MAX);
     }
     return ser_check_channel(name, options->channel, decoder->channels);
 }

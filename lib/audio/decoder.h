@@ -59,9 +59,6 @@ int ser_decoder_read(struct ser_decoder *decoder, float *x, int64_t frames, int6
 
 void ser_decoder_close(struct ser_decoder *decoder);
 
-/* SER_ERR_ARGUMENT unless `channel` is one of `channels`, or -1. */
-int ser_check_channel(const char *name, int32_t channel, int32_t channels);
-
 /* Frames nearest to `seconds`, saturated; for offset and length. */
 int64_t ser_seconds_to_frames(double seconds, int32_t rate);
 

@@ -14,6 +14,16 @@
 
 enum { SHORT_SAMPLES = 400 }; /* one frame of the wav2vec 2.0 feature extractor */
 
+int ser_check_channel(const char *name, int32_t channel, int32_t channels)
+{
+    if (channel < channels) {
+        return 0;
+    }
+    return ser_fail(SER_ERR_ARGUMENT,
+                    "%s: channel %d was asked for, but there %s only %d, counted from 0", name,
+                    channel, channels == 1 ? "is" : "are", channels);
+}
+
 static int nonfinite_failure(const struct ser_mixer *mixer, float value, int64_t frame,
                              int32_t channel)
 {

@@ -33,6 +33,9 @@ struct ser_mixer {
     float full_scale;
 };
 
+/* SER_ERR_ARGUMENT unless `channel` is one of `channels`, or -1. */
+int ser_check_channel(const char *name, int32_t channel, int32_t channels);
+
 /* Mix x [frames][channels] to y [frames]. `first` is the number of x[0] in the file. Sets `*tally`.
  * SER_ERR_DATA for NaN and infinity, unless they are to be zeroed. */
 int ser_mix(const struct ser_mixer *mixer, const float *x, int64_t frames, int64_t first, double *y,

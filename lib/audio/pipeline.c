@@ -4,18 +4,16 @@
 #include "base/fail.h"
 #include "base/mem.h"
 
-enum {
-    BLOCKS_PER_SECOND = 50,
-    BLOCK_SAMPLES = 1 << 16,
-    TRUSTED_SAMPLES = 1 << 20, /* 65 s, 4 MiB: no harm where the header lies */
-};
+enum { TRUSTED_SAMPLES = 1 << 20 }; /* 65 s, 4 MiB: no harm where the header lies */
 
 const char *ser_pipeline_name(const struct ser_pipeline *pipeline)
 {
     return pipeline->frames != NULL ? "audio samples" : pipeline->decoder.source.name;
 }
 
-static int open_frames(struct ser_pipeline *pipeline, const struct ser_origin *origin)
+/* Both set what the mixer must know of the source, and its rate. */
+static int open_frames(struct ser_pipeline *pipeline, const struct ser_origin *origin,
+                       struct ser_mixer *mixer, int32_t *rate)
 {
     const ser_audio_options *options = &pipeline->options;
     pipeline->frames = origin->frames;
@@ -35,13 +33,14 @@ static int open_frames(struct ser_pipeline *pipeline, const struct ser_origin *o
     if (options->length > 0.0 && length < pipeline->frames_left) {
         pipeline->frames_left = length;
     }
-    pipeline->rate = origin->rate;
-    pipeline->mixer.channels = origin->channels;
-    pipeline->mixer.full_scale = 1.0F;
+    mixer->channels = origin->channels;
+    mixer->full_scale = 1.0F;
+    *rate = origin->rate;
     return 0;
 }
 
-static int open_decoder(struct ser_pipeline *pipeline, const struct ser_origin *origin)
+static int open_decoder(struct ser_pipeline *pipeline, const struct ser_origin *origin,
+                        struct ser_mixer *mixer, int32_t *rate)
 {
     struct ser_decoder *decoder = &pipeline->decoder;
     int status =
@@ -50,45 +49,37 @@ static int open_decoder(struct ser_pipeline *pipeline, const struct ser_origin *
         return status;
     }
     pipeline->first_frame = decoder->position;
-    pipeline->rate = decoder->rate;
-    pipeline->mixer.channels = decoder->channels;
-    pipeline->mixer.full_scale = decoder->full_scale;
+    mixer->channels = decoder->channels;
+    mixer->full_scale = decoder->full_scale;
+    *rate = decoder->rate;
     return 0;
 }
 
-/* 20 ms, but not more than 65536 samples: both bound the memory and how finely facts are known. */
-static int allocate_blocks(struct ser_pipeline *pipeline)
+static int allocate_frames(struct ser_pipeline *pipeline)
 {
-    int64_t channels = pipeline->mixer.channels;
-    int64_t most = BLOCK_SAMPLES / channels;
-    pipeline->block = pipeline->rate / BLOCKS_PER_SECOND;
-    pipeline->block = pipeline->block < most ? pipeline->block : most;
-    pipeline->mixed = ser_mem_alloc_raw((size_t)pipeline->block, sizeof *pipeline->mixed);
-    if (pipeline->frames == NULL) {
-        pipeline->interleaved =
-            ser_mem_alloc_raw((size_t)(pipeline->block * channels), sizeof *pipeline->interleaved);
+    const struct ser_converter *converter = &pipeline->converter;
+    if (pipeline->frames != NULL) {
+        return 0;
     }
-    bool complete =
-        pipeline->mixed != NULL && (pipeline->frames != NULL || pipeline->interleaved != NULL);
-    return complete ? 0 : SER_ERR_MEMORY;
+    pipeline->interleaved = ser_mem_alloc_raw(
+        (size_t)(converter->block * converter->mixer.channels), sizeof *pipeline->interleaved);
+    return pipeline->interleaved != NULL ? 0 : SER_ERR_MEMORY;
 }
 
 int ser_pipeline_open(struct ser_pipeline *pipeline, const struct ser_origin *origin,
                       const ser_audio_options *options)
 {
     *pipeline = (struct ser_pipeline){.options = *options};
-    int status =
-        origin->frames != NULL ? open_frames(pipeline, origin) : open_decoder(pipeline, origin);
+    struct ser_mixer mixer = {.channel = options->channel, .nonfinite = options->nonfinite};
+    int32_t rate = 0;
+    int status = origin->frames != NULL ? open_frames(pipeline, origin, &mixer, &rate)
+                                        : open_decoder(pipeline, origin, &mixer, &rate);
     if (status != 0) {
         return status;
     }
-    pipeline->mixer.name = ser_pipeline_name(pipeline);
-    pipeline->mixer.channel = options->channel;
-    pipeline->mixer.nonfinite = options->nonfinite;
-    status = allocate_blocks(pipeline);
-    if (status == 0) {
-        status = ser_resampler_open(&pipeline->resampler, pipeline->rate);
-    }
+    mixer.name = ser_pipeline_name(pipeline);
+    status = ser_converter_open(&pipeline->converter, &mixer, rate);
+    status = status == 0 ? allocate_frames(pipeline) : status;
     if (status != 0) {
         ser_pipeline_close(pipeline);
     }
@@ -104,7 +95,8 @@ int ser_pipeline_reserve(const struct ser_pipeline *pipeline, struct ser_samples
         frames = frames < decoder->remaining ? frames : decoder->remaining;
     }
     const int64_t most = (int64_t)1 << 32; /* what a header claims may be anything */
-    const int64_t samples = ser_resampled_count(frames < most ? frames : most, pipeline->rate);
+    const int64_t samples =
+        ser_resampled_count(frames < most ? frames : most, pipeline->converter.rate);
     return ser_samples_reserve(out,
                                (size_t)(samples < TRUSTED_SAMPLES ? samples : TRUSTED_SAMPLES));
 }
@@ -112,13 +104,14 @@ int ser_pipeline_reserve(const struct ser_pipeline *pipeline, struct ser_samples
 /* The next block, or `*count` 0 at the end. */
 static int next_frames(struct ser_pipeline *pipeline, const float **x, int64_t *count)
 {
+    const int64_t block = pipeline->converter.block;
     if (pipeline->frames == NULL) {
         *x = pipeline->interleaved;
-        return ser_decoder_read(&pipeline->decoder, pipeline->interleaved, pipeline->block, count);
+        return ser_decoder_read(&pipeline->decoder, pipeline->interleaved, block, count);
     }
     *x = pipeline->frames;
-    *count = pipeline->frames_left < pipeline->block ? pipeline->frames_left : pipeline->block;
-    pipeline->frames += *count * pipeline->mixer.channels;
+    *count = pipeline->frames_left < block ? pipeline->frames_left : block;
+    pipeline->frames += *count * pipeline->converter.mixer.channels;
     pipeline->frames_left -= *count;
     return 0;
 }
@@ -132,10 +125,11 @@ static int finish(struct ser_pipeline *pipeline, struct ser_samples *out)
         return ser_fail(SER_ERR_DATA, "%s: truncated or damaged after sample %lld", name,
                         (long long)pipeline->decoder.position);
     }
-    int status = ser_resampler_finish(&pipeline->resampler, out);
-    if (status == 0 && pipeline->resampler.out == 0) {
+    struct ser_converter *converter = &pipeline->converter;
+    int status = ser_converter_finish(converter, out);
+    if (status == 0 && converter->resampler.out == 0) {
         return ser_fail(SER_ERR_DATA, "%s: no audio: %s", name,
-                        pipeline->total.frames > 0  ? "under half a sample at 16 kHz"
+                        converter->total.frames > 0 ? "under half a sample at 16 kHz"
                         : pipeline->first_frame > 0 ? "the offset is at its end"
                                                     : "it has no samples");
     }
@@ -148,17 +142,14 @@ int ser_pipeline_step(struct ser_pipeline *pipeline, struct ser_samples *out,
     *block = (struct ser_tally){0};
     const float *x;
     int64_t count;
-    int64_t first = pipeline->first_frame + pipeline->total.frames;
+    struct ser_converter *converter = &pipeline->converter;
+    int64_t first = pipeline->first_frame + converter->total.frames;
     size_t before = out->count;
     int status = next_frames(pipeline, &x, &count);
     if (status == 0 && count == 0) {
         status = finish(pipeline, out);
     } else if (status == 0) {
-        status = ser_mix(&pipeline->mixer, x, count, first, pipeline->mixed, block);
-        if (status == 0) {
-            ser_tally_add(&pipeline->total, block);
-            status = ser_resampler_push(&pipeline->resampler, pipeline->mixed, (size_t)count, out);
-        }
+        status = ser_converter_push(converter, x, count, first, out, block);
     }
     if (status == 0 && out->count > before) {
         ser_level_add(&pipeline->level, out->data + before, out->count - before);
@@ -169,18 +160,17 @@ int ser_pipeline_step(struct ser_pipeline *pipeline, struct ser_samples *out,
 void ser_pipeline_describe(const struct ser_pipeline *pipeline, ser_audio_info *info)
 {
     *info = (ser_audio_info){.struct_size = sizeof *info};
-    info->frames = pipeline->total.frames;
-    info->sampling_rate = pipeline->rate;
-    info->channels = pipeline->mixer.channels;
+    info->frames = pipeline->converter.total.frames;
+    info->sampling_rate = pipeline->converter.rate;
+    info->channels = pipeline->converter.mixer.channels;
     info->flags = pipeline->truncated ? SER_AUDIO_TRUNCATED : 0;
-    ser_describe(info, &pipeline->total, &pipeline->level);
+    ser_describe(info, &pipeline->converter.total, &pipeline->level);
 }
 
 void ser_pipeline_close(struct ser_pipeline *pipeline)
 {
-    ser_resampler_close(&pipeline->resampler);
+    ser_converter_close(&pipeline->converter);
     ser_mem_free(pipeline->interleaved);
-    ser_mem_free(pipeline->mixed);
     if (pipeline->decoder.source.name != NULL) {
         ser_decoder_close(&pipeline->decoder);
     }

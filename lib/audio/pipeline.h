@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Decode, mix, resample, in blocks whose size depends on the source only. Whole clips and windows
- * come out of the same pipeline, so they hold the same samples.
- */
+/* Decode and convert. Whole clips and windows come out of the same pipeline, so they hold the same
+ * samples. */
 #ifndef SER_AUDIO_PIPELINE_H
 #define SER_AUDIO_PIPELINE_H
 
@@ -12,9 +10,8 @@
 
 #include <ser/audio.h>
 
+#include "audio/converter.h"
 #include "audio/decoder.h"
-#include "audio/mix.h"
-#include "audio/resample.h"
 
 /* Where samples come from: a path, `size` bytes of a file, or frames that are decoded already. */
 struct ser_origin {
@@ -33,14 +30,9 @@ struct ser_pipeline {
     int64_t frames_left;
     int64_t first_frame; /* number in the source of the first frame after the offset */
 
-    int32_t rate; /* of the source, Hz */
-    int64_t block;
-    float *interleaved; /* [block][channels] */
-    double *mixed;      /* [block] */
-    struct ser_mixer mixer;
-    struct ser_resampler resampler;
+    struct ser_converter converter;
+    float *interleaved; /* [converter.block][channels]; unused with `frames` */
 
-    struct ser_tally total;
     struct ser_level level;
     bool ended;
     bool truncated;

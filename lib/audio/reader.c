@@ -5,50 +5,25 @@
 
 #include "audio/audio.h"
 #include "audio/pipeline.h"
+#include "audio/windows.h"
 #include "base/fail.h"
 #include "base/mem.h"
 
-/* Facts about one block of source frames, kept while a window may still need them. */
-struct block {
-    int64_t first; /* frame, counted from the start of what is read */
-    struct ser_tally tally;
-};
-
 struct ser_reader {
     struct ser_pipeline pipeline;
-    struct ser_samples samples; /* from sample `start` on */
-    struct block *blocks;
-    size_t block_count, block_capacity;
-
+    struct ser_windows windows;
     double window_seconds, hop_seconds; /* 0 before the first call */
-    int64_t window, hop;                /* samples at 16 kHz */
-    int64_t start;                      /* of the next window, in samples */
     bool done;
     int failed; /* status of an earlier failure that the pipeline did not survive */
 };
 
-static int remember_block(ser_reader *reader, const struct ser_tally *tally, int64_t first)
-{
-    if (reader->block_count == reader->block_capacity) {
-        size_t capacity = reader->block_capacity == 0 ? 64 : 2 * reader->block_capacity;
-        int status =
-            ser_mem_grow(&reader->blocks, reader->block_count, capacity, sizeof *reader->blocks);
-        if (status != 0) {
-            return status;
-        }
-        reader->block_capacity = capacity;
-    }
-    reader->blocks[reader->block_count++] = (struct block){.first = first, .tally = *tally};
-    return 0;
-}
-
 static int step(ser_reader *reader)
 {
     struct ser_tally tally;
-    int64_t first = reader->pipeline.total.frames;
-    int status = ser_pipeline_step(&reader->pipeline, &reader->samples, &tally);
+    int64_t first = reader->pipeline.converter.total.frames;
+    int status = ser_pipeline_step(&reader->pipeline, &reader->windows.samples, &tally);
     if (status == 0 && tally.frames > 0) {
-        status = remember_block(reader, &tally, first);
+        status = ser_windows_remember(&reader->windows, first, &tally);
     }
     reader->failed = status;
     return status;
@@ -66,9 +41,9 @@ int ser_reader_create(const char *path, const ser_audio_options *options, ser_re
         ser_mem_free(made);
         return status;
     }
-    status = ser_pipeline_reserve(&made->pipeline, &made->samples);
+    status = ser_pipeline_reserve(&made->pipeline, &made->windows.samples);
     /* A file without audio fails here and not with its first window. */
-    while (status == 0 && !made->pipeline.ended && made->samples.count == 0) {
+    while (status == 0 && !made->pipeline.ended && made->windows.samples.count == 0) {
         status = step(made);
     }
     if (status != 0) {
@@ -82,9 +57,9 @@ int ser_reader_create(const char *path, const ser_audio_options *options, ser_re
 static int fix_geometry(ser_reader *reader, double window, double hop)
 {
     if (reader->window_seconds == 0.0) {
-        reader->window = llrint(window * SER_SAMPLING_RATE);
-        reader->hop = llrint(hop * SER_SAMPLING_RATE);
-        if (reader->hop < 1) {
+        reader->windows.size = llrint(window * SER_SAMPLING_RATE);
+        reader->windows.hop = llrint(hop * SER_SAMPLING_RATE);
+        if (reader->windows.hop < 1) {
             return ser_fail(SER_ERR_ARGUMENT, "ser_reader_next: hop is shorter than one sample");
         }
         reader->window_seconds = window;
@@ -96,59 +71,10 @@ static int fix_geometry(ser_reader *reader, double window, double hop)
     return 0;
 }
 
-/* Source frame that belongs to a sample at 16 kHz. */
-static int64_t frame_of(const ser_reader *reader, int64_t sample)
-{
-    const struct ser_pipeline *pipeline = &reader->pipeline;
-    int64_t seconds = sample / SER_SAMPLING_RATE;
-    int64_t rest = sample % SER_SAMPLING_RATE;
-    int64_t frame = seconds * pipeline->rate +
-                    (rest * pipeline->rate + SER_SAMPLING_RATE / 2) / SER_SAMPLING_RATE;
-    return frame < pipeline->total.frames ? frame : pipeline->total.frames;
-}
-
-/* Facts about the window: those of all blocks that it touches, and of its own samples. */
-static void describe_window(const ser_reader *reader, ser_audio *clip, bool last)
-{
-    const struct ser_pipeline *pipeline = &reader->pipeline;
-    struct ser_tally tally = {0};
-    struct ser_level level = {0};
-    int64_t begin = frame_of(reader, reader->start);
-    int64_t end =
-        last ? pipeline->total.frames : frame_of(reader, reader->start + (int64_t)clip->count);
-    for (size_t i = 0; i < reader->block_count; i++) {
-        const struct block *block = &reader->blocks[i];
-        if (block->first < end && block->first + block->tally.frames > begin) {
-            ser_tally_add(&tally, &block->tally);
-        }
-    }
-    ser_level_add(&level, clip->samples, clip->count);
-    clip->info = (ser_audio_info){
-        .struct_size = sizeof clip->info,
-        .frames = end - begin,
-        .sampling_rate = pipeline->rate,
-        .channels = pipeline->mixer.channels,
-        .flags = last && pipeline->truncated ? SER_AUDIO_TRUNCATED : 0,
-    };
-    ser_describe(&clip->info, &tally, &level);
-}
-
-static void forget_blocks(ser_reader *reader)
-{
-    int64_t begin = frame_of(reader, reader->start);
-    size_t gone = 0;
-    while (gone < reader->block_count &&
-           reader->blocks[gone].first + reader->blocks[gone].tally.frames <= begin) {
-        gone++;
-    }
-    reader->block_count -= gone;
-    memmove(reader->blocks, reader->blocks + gone, reader->block_count * sizeof *reader->blocks);
-}
-
 /* The clip's samples: the buffer itself if it holds nothing else, else a copy. */
 static int take_samples(ser_reader *reader, size_t count, bool last, ser_audio *clip)
 {
-    struct ser_samples *samples = &reader->samples;
+    struct ser_samples *samples = &reader->windows.samples;
     if (last && samples->count == count) {
         const int status = ser_samples_fit(samples);
         if (status == 0) {
@@ -161,34 +87,31 @@ static int take_samples(ser_reader *reader, size_t count, bool last, ser_audio *
     if (clip->samples == NULL) {
         return SER_ERR_MEMORY;
     }
-    memcpy(clip->samples, samples->data, count * sizeof *clip->samples);
+    memcpy(clip->samples, ser_windows_samples(&reader->windows), count * sizeof *clip->samples);
     return 0;
 }
 
-/* A clip of the first `count` buffered samples, after which the reader has moved on. */
+/* A clip of the first `count` samples that wait, after which the reader has moved on. */
 static int take_window(ser_reader *reader, size_t count, bool last, ser_audio **audio)
 {
+    const struct ser_pipeline *pipeline = &reader->pipeline;
     ser_audio *clip = ser_mem_alloc(1, sizeof *clip);
     if (clip == NULL) {
         return SER_ERR_MEMORY;
     }
+    clip->count = count;
+    ser_windows_describe(&reader->windows, &pipeline->converter, count, &clip->info);
+    clip->info.flags |= last && pipeline->truncated ? SER_AUDIO_TRUNCATED : 0;
     const int status = take_samples(reader, count, last, clip);
     if (status != 0) {
         ser_mem_free(clip);
         return status;
     }
-    clip->count = count;
-    describe_window(reader, clip, last);
     if (last) {
         reader->done = true;
-        reader->samples.count = 0;
+        ser_windows_free(&reader->windows);
     } else {
-        size_t hop = (size_t)reader->hop;
-        reader->samples.count -= hop;
-        memmove(reader->samples.data, reader->samples.data + hop,
-                reader->samples.count * sizeof *reader->samples.data);
-        reader->start += reader->hop;
-        forget_blocks(reader);
+        ser_windows_advance(&reader->windows, &pipeline->converter);
     }
     *audio = clip;
     return 0;
@@ -206,16 +129,17 @@ int ser_reader_read_window(ser_reader *reader, double window, double hop, ser_au
         return status;
     }
     /* One sample more than the window tells whether it is the last one. */
-    size_t wanted = (size_t)reader->window;
-    while (!reader->pipeline.ended && reader->samples.count <= wanted) {
+    const size_t wanted = (size_t)reader->windows.size;
+    while (!reader->pipeline.ended && ser_windows_waiting(&reader->windows) <= wanted) {
         status = step(reader);
         if (status != 0) {
             return status;
         }
     }
-    bool last = reader->samples.count <= wanted;
-    double seconds = (double)reader->start / SER_SAMPLING_RATE;
-    status = take_window(reader, last ? reader->samples.count : wanted, last, audio);
+    const size_t waiting = ser_windows_waiting(&reader->windows);
+    const bool last = waiting <= wanted;
+    const double seconds = (double)reader->windows.start / SER_SAMPLING_RATE;
+    status = take_window(reader, last ? waiting : wanted, last, audio);
     if (status == 0 && start != NULL) {
         *start = seconds;
     }
@@ -236,8 +160,7 @@ void ser_reader_destroy(ser_reader *reader)
 {
     if (reader != NULL) {
         ser_pipeline_close(&reader->pipeline);
-        ser_mem_free(reader->samples.data);
-        ser_mem_free(reader->blocks);
+        ser_windows_free(&reader->windows);
         ser_mem_free(reader);
     }
 }

@@ -84,6 +84,9 @@ int ser_resampler_open(struct ser_resampler *resampler, int32_t rate)
     soxr_io_spec_t io = soxr_io_spec(SOXR_FLOAT64_I, SOXR_FLOAT64_I);
     soxr_quality_spec_t quality = soxr_quality_spec(SOXR_HQ, SOXR_DOUBLE_PRECISION);
     soxr_runtime_spec_t runtime = soxr_runtime_spec(1);
+    /* Its shortest transforms: about as fast, and 16 instead of 37 ms wait in them at 48 kHz. */
+    runtime.log2_min_dft_size = 8;
+    runtime.log2_large_dft_size = 8;
     soxr_error_t error = NULL;
     resampler->state = soxr_create(rate, SER_SAMPLING_RATE, 1, &error, &io, &quality, &runtime);
     if (resampler->state == NULL) {

@@ -74,6 +74,35 @@ AT(ser_prediction, flags, 88);
 AT(ser_prediction, reserved, 92);
 SIZE(ser_prediction, 96);
 
+AT(ser_stream_options, struct_size, 0);
+AT(ser_stream_options, sampling_rate, 8);
+AT(ser_stream_options, channels, 12);
+AT(ser_stream_options, channel, 16);
+AT(ser_stream_options, nonfinite, 20);
+AT(ser_stream_options, window, 24);
+AT(ser_stream_options, hop, 32);
+AT(ser_stream_options, smoothing, 40);
+AT(ser_stream_options, gate, 48);
+AT(ser_stream_options, threads, 56);
+AT(ser_stream_options, reserved, 60);
+SIZE(ser_stream_options, 64);
+
+AT(ser_stream_result, struct_size, 0);
+AT(ser_stream_result, index, 8);
+AT(ser_stream_result, start, 16);
+AT(ser_stream_result, end, 24);
+AT(ser_stream_result, probabilities, 32);
+AT(ser_stream_result, label_count, 40);
+AT(ser_stream_result, label, 48);
+AT(ser_stream_result, flags, 52);
+AT(ser_stream_result, peak, 56);
+AT(ser_stream_result, rms, 60);
+AT(ser_stream_result, attention, 64);
+AT(ser_stream_result, attention_count, 72);
+AT(ser_stream_result, frame_start, 80);
+AT(ser_stream_result, frame_step, 88);
+SIZE(ser_stream_result, 96);
+
 AT(ser_augment_options, struct_size, 0);
 AT(ser_augment_options, speed_probability, 8);
 AT(ser_augment_options, speed, 12);
@@ -197,6 +226,9 @@ IS(SER_PRECISION_F32, 1);
 IS(SER_PRECISION_BF16, 2);
 
 IS(SER_PREDICTION_WINDOWED, 65536);
+
+IS(SER_STREAM_GATED, 1048576);
+IS(SER_STREAM_LAST, 2097152);
 
 IS(SER_SCHEDULE_CONSTANT, 0);
 IS(SER_SCHEDULE_LINEAR, 1);

@@ -11,6 +11,7 @@ enum { LABELS = 16 };
 static ser_device *device;
 static ser_model *model;
 static ser_predictor *predictor;
+static ser_stream *stream;
 static ser_audio *clip;
 static float wanted[LABELS];
 
@@ -21,11 +22,13 @@ static void setup(void)
     assert_ok(ser_model_load(device, api_model(), NULL, &model));
     assert_ok(ser_predictor_create(model, NULL, &predictor));
     assert_ok(ser_predict(predictor, clip, wanted, LABELS)); /* the threads exist from now on */
+    assert_ok(ser_stream_create(model, NULL, &stream));
 }
 
 static void teardown(void)
 {
     ser_predictor_free(&predictor);
+    ser_stream_free(&stream);
     ser_model_free(&model);
     ser_device_free(&device);
     ser_audio_free(&clip);
@@ -52,6 +55,23 @@ static int is_busy(int status)
     return status == SER_ERR_BUSY && strstr(ser_error_message(), "fork()") != NULL;
 }
 
+static int use_old_stream(void)
+{
+    float x = 0.0F;
+    int32_t found;
+    ser_stream *other = NULL;
+    ser_stream_result result = {.struct_size = sizeof result};
+    if (!is_busy(ser_stream_push(stream, &x, 1)) || !is_busy(ser_stream_flush(stream)) ||
+        !is_busy(ser_stream_next(stream, &result, &found)) || !is_busy(ser_stream_reset(stream))) {
+        return 5;
+    }
+    if (!is_busy(ser_stream_create(model, NULL, &other)) || other != NULL) {
+        return 6;
+    }
+    ser_stream_free(&stream);
+    return 0;
+}
+
 static int use_old_handles(void)
 {
     float p[LABELS];
@@ -69,6 +89,10 @@ static int use_old_handles(void)
     }
     if (!is_busy(ser_model_load(device, api_model(), NULL, &again)) || again != NULL) {
         return 4;
+    }
+    int step = use_old_stream();
+    if (step != 0) {
+        return step;
     }
     /* freeing them is allowed */
     ser_predictor_free(&predictor);

@@ -37,11 +37,13 @@ START_TEST(free_takes_null_and_nulls_the_handle)
     ser_reader *reader = NULL;
     ser_model *model = NULL;
     ser_predictor *predictor = NULL;
+    ser_stream *stream = NULL;
     ser_device_free(NULL);
     ser_audio_free(NULL);
     ser_reader_free(NULL);
     ser_model_free(NULL);
     ser_predictor_free(NULL);
+    ser_stream_free(NULL);
     ser_trainer_free(NULL);
     ser_batch_free(NULL);
     ser_device_free(&device);
@@ -49,6 +51,7 @@ START_TEST(free_takes_null_and_nulls_the_handle)
     ser_reader_free(&reader);
     ser_model_free(&model);
     ser_predictor_free(&predictor);
+    ser_stream_free(&stream);
     ser_trainer *trainer = NULL;
     ser_batch *batch = NULL;
     ser_trainer_free(&trainer);
@@ -58,16 +61,19 @@ START_TEST(free_takes_null_and_nulls_the_handle)
     audio = api_clip(1000, 1);
     assert_ok(ser_model_load(device, api_model(), NULL, &model));
     assert_ok(ser_predictor_create(model, NULL, &predictor));
+    assert_ok(ser_stream_create(model, NULL, &stream));
     ser_model *second = ser_model_ref(model);
     ck_assert_ptr_eq(second, model);
     for (int i = 0; i < 2; i++) { /* the second time they are NULL already */
         ser_device_free(&device);
         ser_model_free(&model);
         ser_predictor_free(&predictor);
+        ser_stream_free(&stream);
         ser_audio_free(&audio);
         ck_assert_ptr_null(device);
         ck_assert_ptr_null(model);
         ck_assert_ptr_null(predictor);
+        ck_assert_ptr_null(stream);
         ck_assert_ptr_null(audio);
     }
     ck_assert_uint_gt(ser_model_label_count(second), 0);
@@ -113,6 +119,7 @@ START_TEST(out_pointers_are_required)
     assert_fails(ser_model_load_memory(device, "x", 1, NULL, NULL), SER_ERR_ARGUMENT, "NULL");
     assert_fails(ser_model_create(device, "x", NULL, 0, NULL, NULL), SER_ERR_ARGUMENT, "NULL");
     assert_fails(ser_predictor_create(NULL, NULL, NULL), SER_ERR_ARGUMENT, "NULL");
+    assert_fails(ser_stream_create(NULL, NULL, NULL), SER_ERR_ARGUMENT, "NULL");
     ser_device_free(&device);
 }
 END_TEST

@@ -42,6 +42,14 @@ static int use_predictor(const void *options)
     return status;
 }
 
+static int use_stream(const void *options)
+{
+    ser_stream *stream;
+    int status = ser_stream_create(model, options, &stream);
+    ser_stream_free(&stream);
+    return status;
+}
+
 static int use_trainer(const void *options)
 {
     ser_model *own; /* a trainer wants it for itself */
@@ -73,6 +81,11 @@ static void init_predictor(void *options, size_t size)
     ser_predictor_options_init(options, size);
 }
 
+static void init_stream(void *options, size_t size)
+{
+    ser_stream_options_init(options, size);
+}
+
 static void init_trainer(void *options, size_t size)
 {
     ser_trainer_options_init(options, size);
@@ -88,6 +101,7 @@ static const struct {
     {"ser_audio_options", sizeof(ser_audio_options), init_audio, use_audio},
     {"ser_model_options", sizeof(ser_model_options), init_model, use_model},
     {"ser_predictor_options", sizeof(ser_predictor_options), init_predictor, use_predictor},
+    {"ser_stream_options", sizeof(ser_stream_options), init_stream, use_stream},
     {"ser_trainer_options", sizeof(ser_trainer_options), init_trainer, use_trainer},
 };
 
@@ -196,6 +210,7 @@ START_TEST(defaults_are_the_documented_ones)
     ser_audio_options a;
     ser_model_options m;
     ser_predictor_options p;
+    ser_stream_options s;
     ser_device_options_init(&d, sizeof d);
     ck_assert_int_eq(d.kind, SER_DEVICE_AUTO);
     ck_assert_int_eq(d.index, 0);
@@ -220,6 +235,16 @@ START_TEST(defaults_are_the_documented_ones)
     ck_assert_int_eq(p.threads, 0);
     ck_assert_double_eq(p.max_seconds, 0.0);
     ck_assert_double_eq(p.window, 0.0);
+    ser_stream_options_init(&s, sizeof s);
+    ck_assert_int_eq(s.sampling_rate, 16000);
+    ck_assert_int_eq(s.channels, 1);
+    ck_assert_int_eq(s.channel, -1);
+    ck_assert_int_eq(s.nonfinite, SER_NONFINITE_REFUSE);
+    ck_assert_double_eq(s.window, 0.0);
+    ck_assert_double_eq(s.hop, 0.0);
+    ck_assert_double_eq(s.smoothing, 0.0);
+    ck_assert_double_eq(s.gate, 0.0);
+    ck_assert_int_eq(s.threads, 0);
 }
 END_TEST
 

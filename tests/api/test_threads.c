@@ -4,6 +4,7 @@
 #include "api.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <unistd.h>
 
 enum { THREADS = 8, ROUNDS = 6, CLIPS = 4, LABELS = 16 };
@@ -92,6 +93,46 @@ static void *predict(void *argument)
 START_TEST(one_model_serves_many_predictors)
 {
     on_threads(predict);
+}
+END_TEST
+
+/* A stream per thread over the same clip, each in pushes of another size. */
+static void *listen(void *argument)
+{
+    const size_t size = 500 + 700 * (size_t)(intptr_t)argument;
+    size_t count;
+    const float *samples = ser_audio_samples(clips[2], &count);
+    ser_stream *stream;
+    ser_stream_result result = {.struct_size = sizeof result};
+    int32_t found = 0;
+    int windows = 0;
+    pthread_barrier_wait(&start);
+    if (ser_stream_create(model, NULL, &stream) != 0) {
+        return "create";
+    }
+    for (size_t done = 0; done < count; done += size) {
+        if (ser_stream_push(stream, samples + done, count - done < size ? count - done : size) !=
+            0) {
+            return "push";
+        }
+    }
+    if (ser_stream_flush(stream) != 0) {
+        return "flush";
+    }
+    do {
+        if (ser_stream_next(stream, &result, &found) != 0) {
+            return "next";
+        }
+        windows += found;
+    } while (found == 1 && windows == 1);
+    const bool same = memcmp(result.probabilities, wanted[2], labels * sizeof(float)) == 0;
+    ser_stream_free(&stream);
+    return windows != 1 ? "not one window" : same ? NULL : "another answer than a predictor's";
+}
+
+START_TEST(one_model_serves_many_streams)
+{
+    on_threads(listen);
 }
 END_TEST
 
@@ -185,6 +226,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 300);
     tcase_add_test(tc, one_model_serves_many_predictors);
+    tcase_add_test(tc, one_model_serves_many_streams);
     tcase_add_test(tc, one_model_can_be_saved_by_many);
     tcase_add_test(tc, every_thread_has_its_own_message);
     tcase_add_test(tc, devices_come_and_go);
