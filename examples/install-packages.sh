@@ -5,9 +5,11 @@
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config libsndfile1-dev libsoxr-dev libjansson-dev
-       libdnnl-dev librandom123-dev libmpg123-dev libzip-dev libcsv-dev libxxhash-dev"
+       libdnnl-dev librandom123-dev libmpg123-dev libzip-dev libcsv-dev libxxhash-dev
+       libpulse-dev libasound2-dev"
 test="check clang libclang-rt-14-dev libomp-14-dev python3 python3-numpy python3-venv python3-pip
-      python3-setuptools python3-wheel sox ffmpeg mandoc abigail-tools binutils g++ git"
+      python3-setuptools python3-wheel sox ffmpeg mandoc abigail-tools binutils g++ git pulseaudio
+      pulseaudio-utils python3-tk xvfb"
 
 case "${1:-build}" in
 build) packages=$build ;;

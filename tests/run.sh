@@ -82,8 +82,9 @@ run release "-Dgpu_archs=90a" ""
 run sanitize "-Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false" \
     "--timeout-multiplier 6 --no-suite shuffled --no-suite long"
 run threads "-Dcuda=disabled -Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dopenmp=disabled" \
-    "--timeout-multiplier 6 threads audio_threads predictor_failures model_api batch" \
+    "--timeout-multiplier 6 threads audio_threads predictor_failures stream_failures model_api batch capture" \
     "tests/api/test_threads tests/audio/test_audio_threads tests/predict/test_predictor_failures
-     tests/model/test_model_api tests/train/test_batch"
+     tests/predict/test_stream_failures tests/model/test_model_api tests/train/test_batch
+     tests/capture/test_capture"
 CC=clang CXX=clang++ run clang "-Dcuda=disabled -Db_lundef=false" "--timeout-multiplier 2 --suite ops --suite cuda --suite model"
 finish
