@@ -13,7 +13,8 @@
 
 static const char *program_name = "ser";
 static int verbosity_level;
-static bool status_shown;
+static FILE *status_stream; /* where the line or block at the bottom is */
+static size_t status_rows;  /* its rows; 0: there is none */
 static pthread_mutex_t terminal_lock = PTHREAD_MUTEX_INITIALIZER;
 
 int message_exit_code(int status)
@@ -46,10 +47,15 @@ int message_verbosity(void)
 
 static void erase_status(void)
 {
-    if (status_shown) {
-        fputs("\r\033[K", stderr);
-        status_shown = false;
+    if (status_rows == 1) {
+        fputs("\r\033[K", status_stream);
+    } else if (status_rows > 1) {
+        fprintf(status_stream, "\r\033[%zuA\033[J", status_rows - 1);
     }
+    if (status_rows > 0) {
+        fflush(status_stream);
+    }
+    status_rows = 0;
 }
 
 /* One call of fprintf per line, so that lines of several processes do not mix. */
@@ -131,7 +137,8 @@ void message_status(const char *line)
     erase_status();
     if (line[0] != '\0') {
         fputs(line, stderr);
-        status_shown = true;
+        status_stream = stderr;
+        status_rows = 1;
     }
     fflush(stderr);
     pthread_mutex_unlock(&terminal_lock);
@@ -140,4 +147,38 @@ void message_status(const char *line)
 void message_clear(void)
 {
     message_status("");
+}
+
+/* Line over line, the rest of each erased: without a moment at which nothing is shown. */
+void message_block(FILE *stream, const char *lines)
+{
+    pthread_mutex_lock(&terminal_lock);
+    if (status_stream != stream) {
+        erase_status();
+    }
+    if (status_rows > 1) {
+        fprintf(stream, "\r\033[%zuA", status_rows - 1);
+    } else if (status_rows == 1) {
+        fputs("\r", stream);
+    }
+    status_stream = stream;
+    status_rows = 1;
+    for (const char *end; (end = strchr(lines, '\n')) != NULL; lines = end + 1) {
+        fprintf(stream, "%.*s\033[K\n", (int)(end - lines), lines);
+        status_rows++;
+    }
+    fprintf(stream, "%s\033[J", lines);
+    fflush(stream);
+    pthread_mutex_unlock(&terminal_lock);
+}
+
+void message_keep(void)
+{
+    pthread_mutex_lock(&terminal_lock);
+    if (status_rows > 0) {
+        fputs("\n", status_stream);
+        fflush(status_stream);
+        status_rows = 0;
+    }
+    pthread_mutex_unlock(&terminal_lock);
 }

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 /* Exit codes of all tools; 128 + N after signal N. */
 enum {
@@ -43,5 +44,12 @@ void message_log(int32_t level, const char *text, void *user);
  * message and before message_clear(), and comes back with the next call. Any thread. */
 void message_status(const char *line);
 void message_clear(void);
+
+/* The same with several lines, on another stream: each call draws over the last one's lines. All
+ * must be narrower than the terminal, and their number smaller than its rows. */
+void message_block(FILE *stream, const char *lines);
+
+/* Leave what is shown where it is and go on below it. */
+void message_keep(void);
 
 #endif

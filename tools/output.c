@@ -9,6 +9,7 @@
 
 #include <ser/audio.h>
 #include <ser/predict.h>
+#include <ser/stream.h>
 
 #include "cli.h"
 #include "message.h"
@@ -34,6 +35,7 @@ static const struct {
     {SER_AUDIO_SHORT, "short", "too short for the model; padded with silence"},
     {SER_PREDICTION_WINDOWED, "windowed",
      "longer than one piece of the model: a mean over windows; see --window"},
+    {SER_STREAM_GATED, "gated", "quieter than --gate: not computed"},
 };
 
 const char *output_flag_name(int bit)
@@ -170,8 +172,7 @@ int output_open(output *o, const output_setup *setup)
     return 0;
 }
 
-/* Best first; equal scores keep the model's order. */
-static void sort_labels(output *o, const float *scores)
+void output_sort(output *o, const float *scores)
 {
     for (size_t i = 0; i < o->setup.label_count; i++) {
         size_t place = i;
@@ -192,7 +193,9 @@ int output_put_row(output *o, const output_row *row)
             return code;
         }
     }
-    sort_labels(o, row->scores);
+    if (row->scores != NULL) {
+        output_sort(o, row->scores);
+    }
     o->writer->row(o, row);
     o->rows++;
     return 0;

@@ -25,6 +25,7 @@ typedef struct output_setup {
     bool attention;
     bool segments;   /* one row per window */
     bool several;    /* more than one input */
+    bool live;       /* rows are windows of a source that goes on: JSON says which event it is */
     int32_t channel; /* --channel, or -1 */
     const char *device;
     const char *model;
@@ -37,7 +38,7 @@ typedef struct output_row {
     double start;
     double end;
     double duration;
-    const float *scores; /* [label_count], sum 1 */
+    const float *scores; /* [label_count], sum 1; NULL: not computed, as `flags` say */
     int32_t flags;       /* SER_AUDIO_* and SER_PREDICTION_* */
     int32_t sampling_rate;
     int32_t channels;
@@ -103,6 +104,16 @@ void output_close(output *o);
 const char *output_flag_name(int bit);
 const char *output_flag_text(int bit);
 enum { OUTPUT_FLAG_BITS = 31 };
+
+/* Set o->order by `scores`: best first, equal ones in the model's order. */
+void output_sort(output *o, const float *scores);
+
+/* Parts of the text for other displays; they print to o->sink.stream. `bar` is the columns of a
+ * bar, to which output_text_bar() adds those of output_text_bar_extra(). */
+void output_text_bar(const output *o, size_t label, double score, int bar, bool first);
+int output_text_bar_extra(const output *o);
+void output_text_attention(const output *o, const output_row *row);
+void output_text_time(char text[32], double seconds);
 
 /* The file's name without directory and extension, for formats that know no paths; caller frees. */
 char *output_stem(const char *file);

@@ -64,18 +64,28 @@ static void put_attention(FILE *f, const output_row *row)
     fprintf(f, "]}");
 }
 
-static void put_row(output *o, const output_row *row)
+static void put_answer(output *o, const output_row *row)
 {
     FILE *f = o->sink.stream;
     char number[TEXT_NUMBER_SIZE];
-    fprintf(f, "{\"file\":");
-    text_json(f, row->file);
-    put_double(f, "start", row->start);
-    put_double(f, "end", row->end);
     fprintf(f, ",\"label\":");
     text_json(f, o->setup.labels[o->order[0]]);
     fprintf(f, ",\"score\":%s", text_float(number, row->scores[o->order[0]]));
     put_scores(o, row);
+}
+
+static void put_row(output *o, const output_row *row)
+{
+    FILE *f = o->sink.stream;
+    fputs(o->setup.live ? "{\"event\":\"window\",\"source\":" : "{\"file\":", f);
+    text_json(f, row->file);
+    put_double(f, "start", row->start);
+    put_double(f, "end", row->end);
+    if (row->scores != NULL) {
+        put_answer(o, row);
+    } else {
+        fprintf(f, ",\"label\":null,\"score\":null,\"scores\":{}");
+    }
     put_double(f, "duration", row->duration);
     put_flags(f, row->flags);
     fprintf(f, ",\"sampling_rate\":%d,\"channels\":%d,\"device\":", (int)row->sampling_rate,

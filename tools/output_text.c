@@ -35,7 +35,7 @@ static int bar_columns(const output *o, int used, int limit)
     return left < 4 ? 4 : left > limit ? limit : left;
 }
 
-static void format_time(char text[32], double seconds)
+void output_text_time(char text[32], double seconds)
 {
     long long hundredths = llround(seconds * 100.0);
     long long minutes = hundredths / 6000;
@@ -47,15 +47,20 @@ static void format_time(char text[32], double seconds)
     }
 }
 
-static void put_bar(const output *o, size_t label, double score, int name_columns, int bar,
-                    bool first)
+void output_text_bar(const output *o, size_t label, double score, int bar, bool first)
 {
     FILE *f = o->sink.stream;
+    int name_columns = label_columns(o);
     char blocks[3 * BAR_LIMIT + 1];
     terminal_bar(&o->setup.screen, score, bar, blocks);
     fprintf(f, "%s%s%*s  %s %5.1f %%%s", first ? style(o, bold) : "", o->names[label],
             name_columns - text_columns(o->names[label]), "", blocks, 100.0 * score,
             first ? style(o, plain) : "");
+}
+
+int output_text_bar_extra(const output *o)
+{
+    return label_columns(o) + 10; /* two blanks, " 100.0 %" */
 }
 
 static size_t shown(const output *o, size_t otherwise)
@@ -71,7 +76,7 @@ static void put_heading(const output *o, const output_row *row)
     fprintf(f, "%s%s%s", style(o, bold), name, style(o, plain));
     if (!o->setup.segments) {
         char length[32];
-        format_time(length, row->duration);
+        output_text_time(length, row->duration);
         fprintf(f, "  %s%s%s", style(o, dim), length, style(o, plain));
     }
     fprintf(f, "\n");
@@ -80,12 +85,11 @@ static void put_heading(const output *o, const output_row *row)
 
 static void put_clip(const output *o, const output_row *row)
 {
-    int names = label_columns(o);
-    int bar = bar_columns(o, names + 12, BAR_LIMIT);
+    int bar = bar_columns(o, output_text_bar_extra(o) + 2, BAR_LIMIT);
     size_t count = shown(o, o->setup.several ? SEVERAL_TOP : o->setup.label_count);
     for (size_t i = 0; i < count; i++) {
         fprintf(o->sink.stream, "  ");
-        put_bar(o, o->order[i], (double)row->scores[o->order[i]], names, bar, i == 0);
+        output_text_bar(o, o->order[i], (double)row->scores[o->order[i]], bar, i == 0);
         fprintf(o->sink.stream, "\n");
     }
 }
@@ -96,13 +100,16 @@ static void put_segment(const output *o, const output_row *row)
     char start[32];
     char end[32];
     char span[72];
-    format_time(start, row->start);
-    format_time(end, row->end);
-    int names = label_columns(o);
+    output_text_time(start, row->start);
+    output_text_time(end, row->end);
     int used = snprintf(span, sizeof span, "  %8s - %8s  ", start, end);
     fprintf(f, "%s", span);
-    put_bar(o, o->order[0], (double)row->scores[o->order[0]], names,
-            bar_columns(o, used + names + 12, SEGMENT_BAR_LIMIT), false);
+    if (row->scores == NULL) {
+        fprintf(f, "-\n");
+        return;
+    }
+    output_text_bar(o, o->order[0], (double)row->scores[o->order[0]],
+                    bar_columns(o, used + output_text_bar_extra(o) + 2, SEGMENT_BAR_LIMIT), false);
     for (size_t i = 1; i < shown(o, 1); i++) {
         size_t label = o->order[i];
         fprintf(f, ", %s %.1f %%", o->names[label], 100.0 * (double)row->scores[label]);
@@ -111,7 +118,7 @@ static void put_segment(const output *o, const output_row *row)
 }
 
 /* Weight per column of the line, the highest one full. */
-static void put_attention(const output *o, const output_row *row)
+void output_text_attention(const output *o, const output_row *row)
 {
     FILE *f = o->sink.stream;
     if (row->attention == NULL) {
@@ -129,9 +136,9 @@ static void put_attention(const output *o, const output_row *row)
     }
     char from[32];
     char to[32];
-    format_time(from, row->attention_start);
-    format_time(to,
-                row->attention_start + row->attention_step * (double)(row->attention_count - 1));
+    output_text_time(from, row->attention_start);
+    output_text_time(to, row->attention_start +
+                             row->attention_step * (double)(row->attention_count - 1));
     fprintf(f, "  attention  %s |", from);
     for (size_t i = 0; i < columns; i++) {
         char level[4];
@@ -164,8 +171,8 @@ static void put_row(output *o, const output_row *row)
     } else {
         put_clip(o, row);
     }
-    if (o->setup.attention) {
-        put_attention(o, row);
+    if (o->setup.attention && row->scores != NULL) {
+        output_text_attention(o, row);
     }
     put_notes(o, row->flags);
 }

@@ -7,7 +7,6 @@
 #include <time.h>
 
 #include "message.h"
-#include "text.h"
 
 enum { BAR = 20, LINE = 160, INTERVAL = 30 };
 
@@ -71,17 +70,6 @@ static void format_line(const progress *p, double time, const char *detail, char
              left, detail != NULL ? ", " : "", detail != NULL ? detail : "");
 }
 
-/* A line that wraps could not be erased again. */
-static void cut_line(char *line, int columns)
-{
-    char *end = line;
-    for (int used = 0; *end != '\0' && used < columns - 1; used++) {
-        size_t bytes = text_utf8(end, NULL);
-        end += bytes > 0 ? bytes : 1;
-    }
-    *end = '\0';
-}
-
 void progress_update(progress *p, int64_t done, const char *detail)
 {
     double time = now();
@@ -94,7 +82,7 @@ void progress_update(progress *p, int64_t done, const char *detail)
     format_line(p, time, detail, line);
     p->drawn = time;
     if (p->screen.interactive) {
-        cut_line(line, p->screen.columns);
+        terminal_cut(line, p->screen.columns - 1); /* a line that wraps could not be erased */
         message_status(line);
     } else {
         message_error("%s", line);

@@ -38,9 +38,9 @@ typedef struct scorer {
     size_t batch_count;
     size_t batch_bytes;
     item_kind batch_kind;
-    float *probabilities; /* [setup.group, model_labels] */
-    float *scores;        /* [chosen_count] */
-    double *sums;         /* [model_labels], of the long file */
+    float *probabilities; /* [setup.group, choice->model_count] */
+    float *scores;        /* [choice->count] */
+    double *sums;         /* [choice->model_count], of the long file */
     double weight;        /* samples in the sums */
     double mean_end;
     size_t failed; /* 1 + the last file that failed */
@@ -79,20 +79,6 @@ static int fail_file(scorer *s, size_t file, int status, const char *message)
     return 0;
 }
 
-/* Scores of the chosen classes, summing to 1 again; equal shares should all have underflowed. */
-static void choose(scorer *s, const double *probabilities)
-{
-    double sum = 0.0;
-    for (size_t i = 0; i < s->setup.chosen_count; i++) {
-        sum += probabilities[s->setup.chosen[i]];
-    }
-    bool all = s->setup.chosen_count == s->setup.model_labels;
-    for (size_t i = 0; i < s->setup.chosen_count; i++) {
-        double p = probabilities[s->setup.chosen[i]];
-        s->scores[i] = (float)(all ? p : sum > 0.0 ? p / sum : 1.0 / (double)s->setup.chosen_count);
-    }
-}
-
 static int put_row(scorer *s, const item *it, double start, double duration,
                    const ser_prediction *prediction)
 {
@@ -122,7 +108,7 @@ static int put_row(scorer *s, const item *it, double start, double duration,
 /* Take in the probabilities of an item whose clip was number `index` of the last prediction. */
 static int take_result(scorer *s, const item *it, const float *probabilities, size_t index)
 {
-    size_t labels = s->setup.model_labels;
+    size_t labels = s->setup.choice->model_count;
     double duration = ser_audio_duration(it->audio);
     s->result->units++;
     s->result->seconds += duration;
@@ -142,12 +128,7 @@ static int take_result(scorer *s, const item *it, const float *probabilities, si
     if (status != 0) {
         return fail_file(s, it->file, status, ser_error_message());
     }
-    double *wide = text_alloc(labels, sizeof *wide);
-    for (size_t i = 0; i < labels; i++) {
-        wide[i] = (double)probabilities[i];
-    }
-    choose(s, wide);
-    free(wide);
+    labelchoice_scores_of(s->setup.choice, probabilities, s->scores);
     return put_row(s, it, it->start, duration, &prediction);
 }
 
@@ -155,10 +136,10 @@ static int take_result(scorer *s, const item *it, const float *probabilities, si
 static int end_file(scorer *s, item *it)
 {
     if (s->weight > 0.0) {
-        for (size_t i = 0; i < s->setup.model_labels; i++) {
+        for (size_t i = 0; i < s->setup.choice->model_count; i++) {
             s->sums[i] /= s->weight;
         }
-        choose(s, s->sums);
+        labelchoice_scores(s->setup.choice, s->sums, s->scores);
         s->weight = 0.0;
         it->flags |= SER_PREDICTION_WINDOWED;
         int code = put_row(s, it, 0.0, s->mean_end, NULL);
@@ -181,7 +162,7 @@ static int fail_device(void)
 static int finish_item_alone(scorer *s, const item *it)
 {
     int status =
-        ser_predict(s->setup.predictor, it->audio, s->probabilities, s->setup.model_labels);
+        ser_predict(s->setup.predictor, it->audio, s->probabilities, s->setup.choice->model_count);
     if (status == SER_ERR_DEVICE) {
         return fail_device();
     }
@@ -199,9 +180,9 @@ static int finish_item(scorer *s, item *it, bool together, size_t *row)
         if (s->failed == it->file + 1) {
             return 0;
         }
-        return together
-                   ? take_result(s, it, s->probabilities + index * s->setup.model_labels, index)
-                   : finish_item_alone(s, it);
+        return together ? take_result(
+                              s, it, s->probabilities + index * s->setup.choice->model_count, index)
+                        : finish_item_alone(s, it);
     }
     if (it->kind == ITEM_FAILURE) {
         return fail_file(s, it->file, it->status, it->error);
@@ -248,7 +229,7 @@ static int flush(scorer *s)
     const double begin = now();
     if (s->batch_count > 0) {
         status = ser_predict_batch(s->setup.predictor, s->batch, s->batch_count, s->probabilities,
-                                   s->batch_count * s->setup.model_labels);
+                                   s->batch_count * s->setup.choice->model_count);
         if (status == SER_ERR_DEVICE) {
             return fail_device();
         }
@@ -352,9 +333,10 @@ int scorer_run(const scorer_setup *setup, scorer_result *result)
     *result = (scorer_result){0};
     s.items = text_alloc(s.capacity, sizeof *s.items);
     s.batch = text_alloc(setup->group, sizeof *s.batch);
-    s.probabilities = text_alloc(setup->group * setup->model_labels, sizeof *s.probabilities);
-    s.scores = text_alloc(setup->chosen_count, sizeof *s.scores);
-    s.sums = text_alloc(setup->model_labels, sizeof *s.sums);
+    s.probabilities =
+        text_alloc(setup->group * setup->choice->model_count, sizeof *s.probabilities);
+    s.scores = text_alloc(setup->choice->count, sizeof *s.scores);
+    s.sums = text_alloc(setup->choice->model_count, sizeof *s.sums);
     int code = 0;
     decode_file *file;
     while (code == 0 && (file = next_file(&s)) != NULL) {

@@ -9,18 +9,17 @@
 #include <ser/predict.h>
 
 #include "decode.h"
+#include "labelchoice.h"
 #include "output.h"
 #include "progress.h"
 
 typedef struct scorer_setup {
     ser_predictor *predictor;
-    size_t model_labels;  /* classes of the model */
-    const size_t *chosen; /* [chosen_count]: model classes of the answer, rising */
-    size_t chosen_count;
-    size_t batch;  /* clips or windows that the predictor computes together */
-    size_t group;  /* that it is given in a call: whole batches, */
-    size_t memory; /* no more once they have this many bytes */
-    double offset; /* seconds skipped at the start of each file */
+    const labelchoice *choice; /* classes of the answer */
+    size_t batch;              /* clips or windows that the predictor computes together */
+    size_t group;              /* that it is given in a call: whole batches, */
+    size_t memory;             /* no more once they have this many bytes */
+    double offset;             /* seconds skipped at the start of each file */
     bool segments;
     const file_list *files;
     decoder *decoder;

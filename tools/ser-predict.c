@@ -13,13 +13,14 @@
 #include "decode.h"
 #include "device.h"
 #include "files.h"
+#include "labelchoice.h"
 #include "message.h"
+#include "modelopen.h"
 #include "output.h"
 #include "progress.h"
 #include "scorer.h"
 #include "stop.h"
 #include "terminal.h"
-#include "text.h"
 
 typedef struct predict_options {
     const char *model;
@@ -121,9 +122,7 @@ typedef struct predict_session {
     ser_model *model;
     ser_predictor *predictor;
     file_list files;
-    size_t *chosen;      /* [chosen_count], model classes of the answer */
-    const char **labels; /* [chosen_count], their names */
-    size_t chosen_count;
+    labelchoice choice;
     char device_name[32];
     output out;
     bool out_open;
@@ -211,85 +210,18 @@ static int make_predictor(predict_session *s)
 static int open_model(predict_session *s)
 {
     predict_options *o = &s->options;
-    int status = ser_device_open(&s->device_options, &s->device);
-    if (status != 0) {
-        message_error("%s", ser_error_message());
-        return message_exit_code(status);
+    int code = modelopen(&s->device_options, o->model, o->precision, &s->device, &s->model);
+    if (code != 0) {
+        return code;
     }
-    ser_model_options model_options;
-    ser_model_options_init(&model_options, sizeof model_options);
-    model_options.precision = o->precision;
-    status = ser_model_load(s->device, o->model, &model_options, &s->model);
-    if (status != 0) {
-        message_error("cannot load the model: %s%s", ser_error_message(),
-                      o->model == NULL ? " (--model or $SER_MODEL names another)" : "");
-        return status == SER_ERR_ARGUMENT ? MESSAGE_EXIT_DATA : message_exit_code(status);
-    }
-    status = make_predictor(s);
+    int status = make_predictor(s);
     if (status != 0) {
         message_error("%s", ser_error_message());
         return message_exit_code(status);
     }
     device_describe(s->device, &s->device_options, s->device_name, sizeof s->device_name);
-    message_note("model %s: %llu weights, %zu labels, on %s", ser_model_path(s->model),
-                 (unsigned long long)ser_model_parameter_count(s->model),
-                 ser_model_label_count(s->model), ser_device_name(s->device));
+    modelopen_note(s->device, s->model);
     return 0;
-}
-
-static int unknown_label(const predict_session *s, const char *name)
-{
-    char *list = text_copy("");
-    for (size_t i = 0; i < ser_model_label_count(s->model); i++) {
-        char *longer = text_join(list, i > 0 ? ", " : "", ser_model_label(s->model, i));
-        free(list);
-        list = longer;
-    }
-    int code = message_usage("--labels: the model has no label '%s'; it has %s", name, list);
-    free(list);
-    return code;
-}
-
-/* Mark the classes that --labels names. */
-static int mark_labels(const predict_session *s, bool *wanted)
-{
-    char *names = text_copy(s->options.labels);
-    int code = 0;
-    for (char *rest = names, *name; code == 0 && (name = strsep(&rest, ",")) != NULL;) {
-        size_t count = ser_model_label_count(s->model);
-        size_t i = 0;
-        while (i < count && strcmp(name, ser_model_label(s->model, i)) != 0) {
-            i++;
-        }
-        if (i < count) {
-            wanted[i] = true;
-        } else {
-            code = unknown_label(s, name);
-        }
-    }
-    free(names);
-    return code;
-}
-
-static int choose_labels(predict_session *s)
-{
-    size_t count = ser_model_label_count(s->model);
-    bool *wanted = text_alloc(count, sizeof *wanted);
-    int code = s->options.labels != NULL ? mark_labels(s, wanted) : 0;
-    s->chosen = text_alloc(count, sizeof *s->chosen);
-    s->labels = text_alloc(count, sizeof *s->labels);
-    for (size_t i = 0; i < count; i++) {
-        if (wanted[i] || s->options.labels == NULL) {
-            s->chosen[s->chosen_count] = i;
-            s->labels[s->chosen_count++] = ser_model_label(s->model, i);
-        }
-    }
-    free(wanted);
-    if (code == 0 && s->chosen_count < 2) {
-        code =
-            message_usage("--labels: name two labels or more; a single one would always score 1");
-    }
-    return code;
 }
 
 static int open_output(predict_session *s)
@@ -298,8 +230,8 @@ static int open_output(predict_session *s)
     output_setup setup = {
         .format = o->format,
         .path = o->output,
-        .labels = s->labels,
-        .label_count = s->chosen_count,
+        .labels = s->choice.labels,
+        .label_count = s->choice.count,
         .top = (size_t)o->top_k,
         .attention = o->attention != 0,
         .segments = o->window > 0.0,
@@ -382,9 +314,7 @@ static int score(predict_session *s)
     start_decoder(s);
     scorer_setup setup = {
         .predictor = s->predictor,
-        .model_labels = ser_model_label_count(s->model),
-        .chosen = s->chosen,
-        .chosen_count = s->chosen_count,
+        .choice = &s->choice,
         .batch = (size_t)o->batch_size,
         .group = s->group,
         .memory = MEMORY_AHEAD,
@@ -419,7 +349,7 @@ static int run(predict_session *s, int argc, char **argv)
     }
     code = open_model(s);
     if (code == 0) {
-        code = choose_labels(s);
+        code = labelchoice_make(&s->choice, s->model, s->options.labels);
     }
     if (code == 0) {
         code = open_output(s);
@@ -444,8 +374,7 @@ int main(int argc, char **argv)
     ser_predictor_free(&s.predictor);
     ser_model_free(&s.model);
     ser_device_free(&s.device);
-    free(s.labels);
-    free(s.chosen);
+    labelchoice_free(&s.choice);
     files_free(&s.files);
     return code;
 }

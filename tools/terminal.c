@@ -30,11 +30,10 @@ static bool wants_color(int color, bool interactive)
     return is_set("CLICOLOR_FORCE") || is_set("FORCE_COLOR") || interactive;
 }
 
-static int width(int fd)
+static int width(const struct winsize *size)
 {
-    struct winsize size;
-    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-        return size.ws_col;
+    if (size->ws_col > 0) {
+        return size->ws_col;
     }
     int64_t columns = 0;
     if (is_set("COLUMNS") && text_parse_integer(getenv("COLUMNS"), &columns) && columns >= 20 &&
@@ -48,7 +47,13 @@ terminal terminal_probe(int fd, int color)
 {
     const char *type = getenv("TERM");
     bool dumb = type != NULL && strcmp(type, "dumb") == 0;
-    terminal t = {.interactive = isatty(fd) && !dumb, .columns = width(fd)};
+    struct winsize size = {0};
+    if (ioctl(fd, TIOCGWINSZ, &size) != 0) {
+        size = (struct winsize){0};
+    }
+    terminal t = {.interactive = isatty(fd) && !dumb,
+                  .columns = width(&size),
+                  .rows = size.ws_row > 0 ? size.ws_row : 24};
     t.color = wants_color(color, t.interactive);
     t.unicode = isatty(fd) && strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
     return t;
@@ -71,6 +76,28 @@ void terminal_bar(const terminal *t, double share, int columns, char *text)
         }
     }
     *text = '\0';
+}
+
+/* Behind the end only what takes no column is kept, such as the end of a colour. */
+void terminal_cut(char *line, int columns)
+{
+    char *out = line;
+    for (int used = 0; *line != '\0';) {
+        bool shown = strncmp(line, "\033[", 2) != 0;
+        size_t bytes = shown ? text_utf8(line, NULL) : strcspn(line, "m");
+        if (shown) {
+            bytes = bytes > 0 ? bytes : 1;
+            used++;
+        } else if (line[bytes] == 'm') {
+            bytes++;
+        }
+        if (!shown || used <= columns) {
+            memmove(out, line, bytes);
+            out += bytes;
+        }
+        line += bytes;
+    }
+    *out = '\0';
 }
 
 void terminal_level(const terminal *t, double level, char *text)

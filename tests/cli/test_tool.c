@@ -13,6 +13,7 @@
 
 #include "message.h"
 #include "progress.h"
+#include "terminal.h"
 #include "text.h"
 
 START_TEST(utf8_is_strict)
@@ -131,6 +132,32 @@ START_TEST(progress_is_a_line_per_interval_without_a_terminal)
 }
 END_TEST
 
+/* One column per character, none for a colour; what ends a colour is kept behind the cut. */
+START_TEST(lines_are_cut_by_columns)
+{
+    static const struct {
+        const char *line;
+        int columns;
+        const char *cut;
+    } cases[] = {
+        {"abcdef", 6, "abcdef"},
+        {"abcdef", 4, "abcd"},
+        {"", 4, ""},
+        {"\xe2\x96\x88\xe2\x96\x88\xe2\x96\x88", 2, "\xe2\x96\x88\xe2\x96\x88"},
+        {"\033[1mabc\033[0m def", 5, "\033[1mabc\033[0m d"},
+        {"\033[1mabcdef\033[0m", 2, "\033[1mab\033[0m"},
+        {"a\033[1", 1, "a\033[1"}, /* cut off itself */
+        {"\xff\xfe", 1, "\xff"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "%s", cases[i].line);
+        terminal_cut(line, cases[i].columns);
+        ck_assert_str_eq(line, cases[i].cut);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tool");
@@ -141,6 +168,7 @@ int main(void)
     tcase_add_test(tests, distances);
     tcase_add_test(tests, each_status_has_an_exit_code);
     tcase_add_test(tests, progress_is_a_line_per_interval_without_a_terminal);
+    tcase_add_test(tests, lines_are_cut_by_columns);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
