@@ -14,6 +14,7 @@ from ctypes import (
     c_double,
     c_float,
     c_int,
+    c_int16,
     c_int32,
     c_int64,
     c_size_t,
@@ -164,6 +165,47 @@ class prediction(Structure):
         ("embedding_count", c_size_t),
         ("flags", c_int32),
         ("reserved", c_int32),
+    ]
+
+
+# --- stream.h
+
+STREAM_GATED = 1 << 20
+STREAM_LAST = 1 << 21
+
+
+class stream_options(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("sampling_rate", c_int32),
+        ("channels", c_int32),
+        ("channel", c_int32),
+        ("nonfinite", c_int32),
+        ("window", c_double),
+        ("hop", c_double),
+        ("smoothing", c_double),
+        ("gate", c_double),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class stream_result(Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("index", c_int64),
+        ("start", c_double),
+        ("end", c_double),
+        ("probabilities", POINTER(c_float)),
+        ("label_count", c_size_t),
+        ("label", c_int32),
+        ("flags", c_int32),
+        ("peak", c_float),
+        ("rms", c_float),
+        ("attention", POINTER(c_float)),
+        ("attention_count", c_size_t),
+        ("frame_start", c_double),
+        ("frame_step", c_double),
     ]
 
 
@@ -326,6 +368,14 @@ FUNCTIONS = {
     "predict_batch": (c_int, [_handle, POINTER(c_void_p), c_size_t, POINTER(c_float), c_size_t]),
     "predictor_get_prediction": (c_int, [_handle, c_size_t, POINTER(prediction)]),
     "predictor_free": (None, [_out]),
+    "stream_options_init": (None, [POINTER(stream_options), c_size_t]),
+    "stream_create": (c_int, [_handle, POINTER(stream_options), _out]),
+    "stream_push": (c_int, [_handle, POINTER(c_float), c_size_t]),
+    "stream_push_s16": (c_int, [_handle, POINTER(c_int16), c_size_t]),
+    "stream_next": (c_int, [_handle, POINTER(stream_result), POINTER(c_int32)]),
+    "stream_flush": (c_int, [_handle]),
+    "stream_reset": (c_int, [_handle]),
+    "stream_free": (None, [_out]),
     "trainer_options_init": (None, [POINTER(trainer_options), c_size_t]),
     "trainer_create": (c_int, [_handle, POINTER(trainer_options), _out]),
     "batch_create": (c_int, [_handle, POINTER(clip), c_size_t, c_int64, c_int32, _out]),

@@ -27,6 +27,14 @@ class Audio:
     def duration(self) -> float:
         return lib.ser_audio_duration(self.handle)
 
+    def samples(self) -> memoryview:
+        """The 16 kHz mono samples."""
+        count = ctypes.c_size_t()
+        pointer = lib.ser_audio_samples(self.handle, ctypes.byref(count))
+        cells = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float * count.value)).contents
+        cells.owner = self  # which a view of them keeps alive
+        return memoryview(cells).cast("B").cast("f")
+
     def __del__(self) -> None:
         lib.ser_audio_free(ctypes.byref(self.handle))
 
@@ -45,6 +53,8 @@ def is_many(x: Any) -> bool:
 
 def open_audio(x: Any, sampling_rate: int | None) -> Audio:
     """Read one clip; `sampling_rate` is that of bare samples."""
+    if isinstance(x, Audio):
+        return x
     if isinstance(x, dict):
         return _from_dict(x, sampling_rate)
     reader = getattr(x, "read", None)
@@ -132,3 +142,63 @@ def _opened(function: Any, *arguments: Any, keep: Any = None) -> Audio:
     handle = ctypes.c_void_p()
     check(function(*arguments, None, ctypes.byref(handle)))
     return Audio(handle)
+
+
+def interleaved(x: Any, channels: int) -> tuple[str, Any, int, Any]:
+    """Samples of a stream: "f" or "h", a pointer to them, the number of frames, and their owner."""
+    if isinstance(x, _BYTES) and memoryview(x).format in "Bbc":
+        return _raw(array.array("h"), bytes(x), channels)
+    if hasattr(x, "__array__"):
+        return _numpy_frames(x, channels)
+    if isinstance(x, (list, tuple)):
+        if not all(isinstance(value, numbers.Real) for value in x):
+            raise TypeError("samples as a list must be numbers")
+        return _counted("f", array.array("f", x), channels)
+    try:
+        view = memoryview(x)
+    except TypeError:
+        raise TypeError(
+            f"cannot read {type(x).__name__} as samples: expected an array, numbers or bytes"
+        ) from None
+    if view.format in ("h", "f"):
+        return _raw(array.array(view.format), view.tobytes(), channels)
+    if view.format != "d":
+        raise TypeError(f'samples must have the type code "f", "d" or "h", not "{view.format}"')
+    return _counted("f", array.array("f", view.tolist()), channels)
+
+
+def _raw(out: array.array, data: bytes, channels: int) -> tuple[str, Any, int, Any]:
+    frame = out.itemsize * channels
+    if len(data) % frame != 0:
+        raise ValueError(
+            f"{len(data)} bytes are no whole frames: {channels} channels of {out.itemsize} bytes "
+            f"are {frame}"
+        )
+    out.frombytes(data)
+    return _counted(out.typecode, out, channels)
+
+
+def _counted(kind: str, samples: array.array, channels: int) -> tuple[str, Any, int, Any]:
+    if len(samples) % channels != 0:
+        raise ValueError(f"{len(samples)} samples are no whole frames of {channels} channels")
+    cell = ctypes.c_int16 if kind == "h" else ctypes.c_float
+    buffer = (cell * len(samples)).from_buffer(samples) if len(samples) else None
+    return kind, buffer, len(samples) // channels, samples
+
+
+def _numpy_frames(x: Any, channels: int) -> tuple[str, Any, int, Any]:
+    import numpy
+
+    samples = numpy.asarray(x)
+    if samples.dtype.kind != "f" and samples.dtype.name not in _SCALE:
+        raise TypeError(f"samples must be float, int16 or int32, not {samples.dtype}")
+    if samples.ndim == 2 and samples.shape[1] != channels or samples.ndim not in (1, 2):
+        raise ValueError(f"samples must be (frames, {channels}) or flat, not {samples.shape}")
+    if samples.size % channels != 0:
+        raise ValueError(f"{samples.size} samples are no whole frames of {channels} channels")
+    kind, cell = ("h", ctypes.c_int16) if samples.dtype.name == "int16" else ("f", ctypes.c_float)
+    if samples.dtype.name == "int32":
+        samples = samples * _SCALE["int32"]
+    samples = numpy.ascontiguousarray(samples, dtype=numpy.int16 if kind == "h" else numpy.float32)
+    pointer = samples.ctypes.data_as(ctypes.POINTER(cell))
+    return kind, pointer, samples.size // channels, samples

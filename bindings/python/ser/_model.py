@@ -14,6 +14,8 @@ from . import _ffi
 from ._errors import SerError
 from ._input import Audio, fs_path, is_many, open_audio
 from ._library import check, lib, options, set_option
+from ._results import Prediction, flag_names
+from ._stream import Stream
 
 # Clips that are in memory together when a list is predicted.
 _CHUNK = 64
@@ -295,6 +297,24 @@ class Model:
         size = self.config["encoder"]["hidden_size"]
         return self._array(x, sampling_rate, self._embeddings, size)
 
+    def predict_details(
+        self, x: Any, sampling_rate: int | None = None
+    ) -> Prediction | list[Prediction]:
+        """ser.Prediction of a clip: probabilities, attention, flags; a list for a list."""
+        many, results = self._run(x, sampling_rate, self._details)
+        return results if many else results[0]
+
+    def stream(
+        self,
+        sampling_rate: int = 16000,
+        channels: int = 1,
+        window: float | None = None,
+        hop: float | None = None,
+        **others: Any,
+    ) -> Stream:
+        """A ser.Stream, for live audio; `others` are its further options."""
+        return Stream(self, sampling_rate, channels, window, hop, **others)
+
     def predict_windows(
         self,
         path: Any,
@@ -369,9 +389,7 @@ class Model:
         self._probabilities(predictor, audios)
         out = []
         for i in range(len(audios)):
-            details = _ffi.prediction()
-            details.struct_size = ctypes.sizeof(details)
-            check(lib.ser_predictor_get_prediction(predictor, i, ctypes.byref(details)))
+            details = self._prediction(predictor, i)
             if not details.embedding:
                 raise ValueError(
                     f"clip {i}: only up to {self.max_seconds:g} s have one embedding, "
@@ -379,6 +397,36 @@ class Model:
                 )
             out.append(details.embedding[: details.embedding_count])
         return out
+
+    def _details(self, predictor: ctypes.c_void_p, audios: list[Audio]) -> list[Prediction]:
+        rows = self._probabilities(predictor, audios)
+        out = []
+        for i, (audio, row) in enumerate(zip(audios, rows)):
+            details = self._prediction(predictor, i)
+            best = max(range(len(row)), key=row.__getitem__)
+            attention = details.attention
+            out.append(
+                Prediction(
+                    label=self._labels[best],
+                    score=row[best],
+                    probabilities=dict(zip(self._labels, row)),
+                    start=details.start,
+                    end=details.end,
+                    duration=audio.duration,
+                    flags=flag_names(details.flags),
+                    attention=tuple(attention[: details.attention_count]) if attention else None,
+                    frame_start=details.frame_start,
+                    frame_step=details.frame_step,
+                )
+            )
+        return out
+
+    @staticmethod
+    def _prediction(predictor: ctypes.c_void_p, index: int) -> _ffi.prediction:
+        details = _ffi.prediction()
+        details.struct_size = ctypes.sizeof(details)
+        check(lib.ser_predictor_get_prediction(predictor, index, ctypes.byref(details)))
+        return details
 
     def _windows(self, path: bytes, window: float, hop: float, top_k: int | None) -> Iterator[dict]:
         reader = ctypes.c_void_p()

@@ -14,14 +14,15 @@ from ser._library import options as library_options
 
 
 class Headers(unittest.TestCase):
-    HANDLES = "device audio reader model predictor trainer batch".split()
+    HANDLES = "device audio reader model predictor stream trainer batch".split()
     STRUCTS = (
         "device_options audio_options audio_info model_options predictor_options prediction "
-        "augment_options trainer_options clip step_result"
+        "stream_options stream_result augment_options trainer_options clip step_result"
     ).split()
     SCALARS = {
         "void": None,
         "int": ctypes.c_int,
+        "int16_t": ctypes.c_int16,
         "int32_t": ctypes.c_int32,
         "int64_t": ctypes.c_int64,
         "uint64_t": ctypes.c_uint64,
@@ -139,6 +140,18 @@ class Headers(unittest.TestCase):
                 "max_seconds": 0,
                 "window": 0,
                 "padding": 0,
+                "reserved": 0,
+            },
+            "stream_options": {
+                "sampling_rate": 16000,
+                "channels": 1,
+                "channel": -1,
+                "nonfinite": 0,
+                "window": 0,
+                "hop": 0,
+                "smoothing": 0,
+                "gate": 0,
+                "threads": 0,
                 "reserved": 0,
             },
             "trainer_options": {

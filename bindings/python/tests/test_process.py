@@ -329,6 +329,8 @@ class Install(unittest.TestCase):
             )
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertTrue((target / "ser" / "py.typed").exists())
+            self.assertTrue((target / "ser" / "gui" / "__main__.py").exists())
+            self.assertTrue((target / "bin" / "ser-gui").exists())
             self.assertTrue((target / f"libser-{ser.__version__}.dist-info").is_dir())
             done = self.python(
                 "-c",
