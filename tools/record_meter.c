@@ -124,7 +124,7 @@ static void draw_bar(const record_meter *m, const terminal *screen, int columns,
 
 void record_meter_line(const record_meter *m, const terminal *screen, const char *clock, char *line)
 {
-    char right[64];
+    char right[64] = "";
     char bar[3 * BAR_LIMIT + 1];
     bool narrow = screen->columns < 60;
     if (record_meter_silent(m)) {
@@ -132,9 +132,9 @@ void record_meter_line(const record_meter *m, const terminal *screen, const char
                  floor(m->last.time - m->sound_at));
     } else if (record_meter_clipping(m)) {
         snprintf(right, sizeof right, narrow ? "CLIPPED" : "CLIPPED: turn it down");
-    } else if (m->held <= RECORD_METER_FLOOR) {
+    } else if (m->last.time > 0.0 && m->held <= RECORD_METER_FLOOR) {
         snprintf(right, sizeof right, "no sound");
-    } else {
+    } else if (m->last.time > 0.0) {
         snprintf(right, sizeof right, narrow ? "%.0f dB" : "peak %.0f dBFS", m->held);
     }
     int left = screen->columns - 1 - (int)strlen(clock) - 4 - (narrow ? 8 : 28);
