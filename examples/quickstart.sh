@@ -15,6 +15,6 @@ if [ ! -f "$build/build.ninja" ]; then
     rm -f "$build-setup.log"
 fi
 # The tools and the library first; "ninja -C build" makes the rest, where there is nvcc also the CUDA module.
-ninja -C "$build" --quiet tools/ser-predict tools/ser-train >&2
+ninja -C "$build" --quiet tools/ser-predict tools/ser-record tools/ser-train >&2
 
 "$build/tools/ser-predict" --model models/ser-mini.safetensors "${1:-examples/clip.wav}"

@@ -84,10 +84,9 @@ void terminal_cut(char *line, int columns)
     char *out = line;
     for (int used = 0; *line != '\0';) {
         bool shown = strncmp(line, "\033[", 2) != 0;
-        size_t bytes = shown ? text_utf8(line, NULL) : strcspn(line, "m");
+        size_t bytes = strcspn(line, "m");
         if (shown) {
-            bytes = bytes > 0 ? bytes : 1;
-            used++;
+            used += text_width(line, &bytes);
         } else if (line[bytes] == 'm') {
             bytes++;
         }

@@ -93,7 +93,7 @@ void text_json(FILE *f, const char *text)
             fprintf(f, "\\udc%02x", (unsigned char)*text++);
             continue;
         }
-        if (code < 0x20 || code == 0x7f) {
+        if (code < 0x20 || (code >= 0x7f && code < 0xa0)) { /* C0 and C1 controls */
             fprintf(f, "\\u%04x", (unsigned)code);
         } else if (code == '"' || code == '\\') {
             fprintf(f, "\\%c", (char)code);
@@ -105,22 +105,27 @@ void text_json(FILE *f, const char *text)
     putc('"', f);
 }
 
-int text_columns(const char *text)
+int text_width(const char *text, size_t *bytes)
 {
     mbstate_t state = {0};
+    wchar_t wide = 0;
+    *bytes = mbrtowc(&wide, text, strlen(text), &state);
+    if (*bytes == (size_t)-1 || *bytes == (size_t)-2) { /* not of the locale's character set */
+        *bytes = text_utf8(text, NULL);
+        *bytes = *bytes > 0 ? *bytes : 1;
+        return 1;
+    }
+    int width = wcwidth(wide);
+    return width >= 0 ? width : 1;
+}
+
+int text_columns(const char *text)
+{
     int columns = 0;
     while (*text != '\0') {
-        wchar_t wide = 0;
-        size_t bytes = mbrtowc(&wide, text, strlen(text), &state);
-        if (bytes == (size_t)-1 || bytes == (size_t)-2) {
-            memset(&state, 0, sizeof state);
-            bytes = text_utf8(text, NULL);
-            columns++;
-        } else {
-            int width = wcwidth(wide);
-            columns += width >= 0 ? width : 1;
-        }
-        text += bytes > 0 ? bytes : 1;
+        size_t bytes;
+        columns += text_width(text, &bytes);
+        text += bytes;
     }
     return columns;
 }

@@ -30,6 +30,9 @@ void text_json(FILE *f, const char *text);
 /* Columns on a terminal; one per character where the locale does not know better. */
 int text_columns(const char *text);
 
+/* Columns and bytes of the first character of `text`, which is not empty. */
+int text_width(const char *text, size_t *bytes);
+
 /* The shortest decimal number that reads back as `value`; "null" if it is not finite. */
 const char *text_double(char buffer[TEXT_NUMBER_SIZE], double value);
 const char *text_float(char buffer[TEXT_NUMBER_SIZE], float value);

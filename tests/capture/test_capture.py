@@ -193,6 +193,28 @@ class Pulse(unittest.TestCase):
         self.server.pactl("unload-module", module)
         heard = recording.finish()
         self.assertEqual((heard.status, heard.source), (0, "pulse:usb.monitor"), heard.error)
+        self.assertIn("moved the recording to " + self.server.monitor, heard.error)
+
+    def test_own_default(self):
+        """PULSE_SOURCE is a client's default, for libpulse's own programs too."""
+        module = self.server.pactl("load-module", "module-null-sink", "sink_name=own").strip()
+        self.addCleanup(self.server.pactl, "unload-module", module)
+        env = dict(self.server.env, PULSE_SOURCE="own.monitor")
+        heard = record("-s", "0.2", env=env)
+        self.assertEqual((heard.status, heard.source), (0, "pulse:own.monitor"), heard.error)
+        listed = subprocess.run([RECORD_RAW, "-l"], env=env, capture_output=True, text=True,
+                                check=True).stdout
+        self.assertRegex(listed, "pulse:own.monitor\t[^\t]*\tdefault\t")
+
+    def test_impossible_rate(self):
+        heard = record("-r", "768001", self.source, env=self.server.env)
+        self.assertEqual(heard.status, 2, heard.error)
+        self.assertRegex(heard.error, r"PulseAudio takes at most \d+ Hz, not 768001")
+
+    def test_other_channels_are_told(self):
+        heard = record("-s", "0.1", "-c", "5", self.source, env=self.server.env)
+        self.assertEqual((heard.status, heard.channels), (0, 2), heard.error)
+        self.assertIn("2 channels, not 5", heard.error)
 
     def test_suspended_and_moved_goes_on(self):
         module = self.server.pactl("load-module", "module-null-sink", "sink_name=b", "rate=44100")
@@ -351,6 +373,16 @@ class PulseIsStrange(unittest.TestCase):
             recording.process.send_signal(signal.SIGINT)
             recording.finish()
             self.assertLess(time.monotonic() - begin, 4)
+        self.assertEqual((recording.status, recording.error), (130, ""))
+
+    def test_hung_server_is_not_asked_through_alsa(self):
+        heard = record(env=self.env)
+        self.assertEqual(heard.status, 4, heard.error)
+        self.assertIn("PulseAudio (no answer) and ALSA (not asked", heard.error)
+        listed = subprocess.run([RECORD_RAW, "-l"], env=self.env, capture_output=True, text=True,
+                                timeout=TIMEOUT)
+        self.assertEqual((listed.returncode, listed.stdout), (0, ""))
+        self.assertIn("ALSA (not asked", listed.stderr)
 
     def test_garbage(self):
         recording = Recording(["pulse"], self.env)

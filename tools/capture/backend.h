@@ -9,6 +9,8 @@
 /* How long one step may wait: capture_close waits as long. */
 enum { BACKEND_STEP_MS = 50 };
 
+#define BACKEND_NO_ANSWER "no answer"
+
 /* A device that is open. The strings are the capture's. */
 typedef struct backend_device {
     void *handle;
@@ -23,7 +25,7 @@ typedef struct backend {
     const char *title; /* for people; NULL: no devices, must be asked for by name */
 
     /* `wanted->source` is ignored, `name` (NULL: the default) stands for it. 0, or an exit code
-     * with the reason in `*why`. */
+     * with the reason in `*why`; BACKEND_NO_ANSWER if a server hangs. */
     int (*open)(const char *name, const capture_options *wanted, backend_device *device,
                 char **why);
 

@@ -7,10 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backend.h"
 #include "message.h"
 #include "ring.h"
+#include "stop.h"
 #include "text.h"
 
 enum { BUFFER_SECONDS = 60, BUFFER_BYTES = 64 << 20 };
@@ -91,6 +93,17 @@ static void add_reason(char **text, const char *title, char *reason)
     *text = longer;
 }
 
+/* A server that hangs: ALSA's names may lead to it too, and would then never be answered. */
+static bool is_hung(const char *why)
+{
+    return why != NULL && strcmp(why, BACKEND_NO_ANSWER) == 0;
+}
+
+static char *left_out(void)
+{
+    return text_copy("not asked: it may lead to PulseAudio, which hangs");
+}
+
 int capture_list_devices(capture_list *list, char **why)
 {
     live_backend all[LIVE_COUNT];
@@ -98,10 +111,13 @@ int capture_list_devices(capture_list *list, char **why)
     *list = (capture_list){0};
     char *text = NULL;
     bool has_default = false;
+    bool hung = false;
     for (size_t i = 0; i < LIVE_COUNT; i++) {
         char *reason = NULL;
         if (all[i].backend == NULL) {
             reason = text_copy("not in this build");
+        } else if (hung) {
+            reason = left_out();
         } else {
             size_t first = list->count;
             all[i].backend->list(list, &reason);
@@ -110,6 +126,7 @@ int capture_list_devices(capture_list *list, char **why)
                 list->items[j].is_default = chosen;
                 has_default = has_default || chosen;
             }
+            hung = is_hung(reason);
         }
         add_reason(&text, all[i].title, reason != NULL ? reason : text_copy("no devices"));
     }
@@ -174,8 +191,21 @@ static ring *create_buffer(const backend_device *device)
     return ring_create(frames < most ? frames : most, device->channels);
 }
 
+static void tell_difference(const capture_options *options, const backend_device *device)
+{
+    if (options->channels > 0 && options->channels != device->channels) {
+        message_warning("%s: %d channels, not %d", device->description, (int)device->channels,
+                        (int)options->channels);
+    }
+    if (options->rate > 0 && options->rate != device->rate) {
+        message_warning("%s: %d Hz, not %d", device->description, (int)device->rate,
+                        (int)options->rate);
+    }
+}
+
 /* From an open device, which is taken over. */
-static int start_capture(const backend *from, backend_device device, capture **out)
+static int start_capture(const backend *from, const capture_options *options, backend_device device,
+                         capture **out)
 {
     capture *c = text_alloc(1, sizeof *c);
     c->backend = from;
@@ -183,6 +213,7 @@ static int start_capture(const backend *from, backend_device device, capture **o
     c->source =
         device.name == NULL ? text_copy(from->name) : text_join(from->name, ":", device.name);
     c->ring = create_buffer(&device);
+    tell_difference(options, &device);
     if (!start_thread(c)) {
         message_error("cannot start a thread to record");
         capture_close(&c);
@@ -192,8 +223,13 @@ static int start_capture(const backend *from, backend_device device, capture **o
     return MESSAGE_EXIT_OK;
 }
 
-static void advise(void)
+/* Named devices that are not there, and no microphone at all, ask for different steps. */
+static void advise(const char *name)
 {
+    if (name != NULL) {
+        message_error("--list-devices shows the names of what is there");
+        return;
+    }
     if (backend_pulse == NULL && backend_alsa == NULL) {
         message_error("build with -Dpulse=enabled or -Dalsa=enabled, or use an audio file "
                       "(--source file:clip.wav) or raw samples from a pipe (--source -)");
@@ -210,23 +246,30 @@ static int open_default(const capture_options *options, capture **out)
     live_backend all[LIVE_COUNT];
     live_backends(all);
     char *tried = NULL;
-    for (size_t i = 0; i < LIVE_COUNT; i++) {
-        char *why = text_copy("not in this build");
+    bool hung = false;
+    for (size_t i = 0; i < LIVE_COUNT && stop_requested() == 0; i++) {
+        char *why = NULL;
         backend_device device = {0};
-        if (all[i].backend != NULL) {
-            free(why);
-            why = NULL;
+        if (all[i].backend == NULL) {
+            why = text_copy("not in this build");
+        } else if (hung) {
+            why = left_out();
+        } else {
             if (all[i].backend->open(NULL, options, &device, &why) == MESSAGE_EXIT_OK) {
                 free(tried);
-                return start_capture(all[i].backend, device, out);
+                return start_capture(all[i].backend, options, device, out);
             }
+            hung = is_hung(why);
         }
         add_reason(&tried, all[i].title, why);
     }
-    message_error("no microphone: tried %s", tried);
-    advise();
+    int code = stop_requested() != 0 ? 128 + stop_requested() : MESSAGE_EXIT_DEVICE;
+    if (code == MESSAGE_EXIT_DEVICE) {
+        message_error("no microphone: tried %s", tried);
+        advise(NULL);
+    }
     free(tried);
-    return MESSAGE_EXIT_DEVICE;
+    return code;
 }
 
 static int open_backend(const backend *from, const char *name, const capture_options *options,
@@ -236,7 +279,11 @@ static int open_backend(const backend *from, const char *name, const capture_opt
     backend_device device = {0};
     int status = from->open(name, options, &device, &why);
     if (status == MESSAGE_EXIT_OK) {
-        return start_capture(from, device, out);
+        return start_capture(from, options, device, out);
+    }
+    if (stop_requested() != 0) {
+        free(why);
+        return 128 + stop_requested();
     }
     if (status == MESSAGE_EXIT_USAGE) {
         status = message_usage("--source %s: %s", options->source, why);
@@ -244,7 +291,7 @@ static int open_backend(const backend *from, const char *name, const capture_opt
         message_error("--source %s: %s", options->source, why);
     }
     if (status == MESSAGE_EXIT_DEVICE) {
-        advise();
+        advise(name);
     }
     free(why);
     return status;
@@ -286,9 +333,14 @@ static int open_named(const capture_options *options, capture **out)
             return open_backend(files[i], path, options, out);
         }
     }
-    return message_usage("--source %s: no such source; pulse:NAME, alsa:NAME, file:PATH, fast:PATH "
-                         "or - (--list-devices shows the names)",
-                         options->source);
+    if (access(options->source, R_OK) == 0) {
+        return message_usage("--source %s: a file is meant by file:%s", options->source,
+                             options->source);
+    }
+    return message_usage(
+        "--source '%s': no such source; pulse:NAME, alsa:NAME, file:PATH, fast:PATH "
+        "or - (--list-devices shows the names)",
+        options->source);
 }
 
 int capture_open(const capture_options *options, capture **out)
@@ -315,6 +367,11 @@ const char *capture_source(const capture *c)
 const char *capture_description(const capture *c)
 {
     return c->device.description;
+}
+
+bool capture_is_device(const capture *c)
+{
+    return c->backend->title != NULL;
 }
 
 capture_state capture_read(capture *c, int16_t *samples, size_t capacity, double timeout,

@@ -56,6 +56,7 @@ int32_t capture_rate(const capture *c);
 int32_t capture_channels(const capture *c);
 const char *capture_source(const capture *c);      /* as --source would name it */
 const char *capture_description(const capture *c); /* for people */
+bool capture_is_device(const capture *c);          /* not a file or pipe: it may come back */
 
 typedef enum capture_state {
     CAPTURE_GOES_ON,

@@ -60,7 +60,7 @@ static int open_file(const char *path, bool in_time, backend_device *device, cha
 static int file_open(const char *name, const capture_options *wanted, backend_device *device,
                      char **why)
 {
-    (void)wanted;
+    (void)wanted; /* the difference is told, as for devices */
     return open_file(name, true, device, why);
 }
 
@@ -135,6 +135,7 @@ static capture_state file_step(void *handle, ring *r, char **why)
 typedef struct raw_source {
     size_t frame; /* bytes */
     size_t held;  /* bytes of an incomplete frame at the start of `bytes` */
+    bool begun;   /* the first bytes have been looked at */
     unsigned char bytes[1 << 15];
     int16_t samples[1 << 14];
 } raw_source;
@@ -164,6 +165,20 @@ static int raw_open(const char *name, const capture_options *wanted, backend_dev
     return MESSAGE_EXIT_OK;
 }
 
+/* A file with a header would be heard as noise. */
+static void warn_of_header(const raw_source *s, size_t bytes)
+{
+    static const char *const marks[] = {"RIFF", "RF64", "fLaC", "OggS", "FORM", "ID3"};
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+        size_t length = strlen(marks[i]);
+        if (bytes >= length && memcmp(s->bytes, marks[i], length) == 0) {
+            message_warning("standard input looks like an audio file and is taken as raw samples; "
+                            "--source file:FILE reads one");
+            return;
+        }
+    }
+}
+
 /* Whole frames go on, the rest is held back. */
 static void hand_on(raw_source *s, size_t bytes, ring *r)
 {
@@ -186,6 +201,10 @@ static capture_state raw_step(void *handle, ring *r, char **why)
     }
     ssize_t got = read(STDIN_FILENO, s->bytes + s->held, sizeof s->bytes - s->held);
     if (got > 0) {
+        if (!s->begun) {
+            warn_of_header(s, s->held + (size_t)got);
+            s->begun = s->held + (size_t)got >= sizeof(uint32_t);
+        }
         hand_on(s, s->held + (size_t)got, r);
         return CAPTURE_GOES_ON;
     }

@@ -44,6 +44,7 @@ static void pulse_close(void *handle)
     pulse *p = handle;
     if (p->stream != NULL) {
         pa_stream_set_read_callback(p->stream, NULL, NULL);
+        pa_stream_set_moved_callback(p->stream, NULL, NULL);
         pa_stream_disconnect(p->stream);
         pa_stream_unref(p->stream);
     }
@@ -105,7 +106,7 @@ static pulse *pulse_connect(char **why)
         turn(p, BACKEND_STEP_MS);
     }
     if (pa_context_get_state(p->context) != PA_CONTEXT_READY) {
-        *why = context_is_waiting(p) ? text_copy("no answer") : last_error(p);
+        *why = context_is_waiting(p) ? text_copy(BACKEND_NO_ANSWER) : last_error(p);
         pulse_close(p);
         return NULL;
     }
@@ -174,6 +175,14 @@ static void on_stream_data(pa_stream *stream, size_t ready, void *user)
     }
 }
 
+/* The server has taken the stream to another source: the first is gone, or somebody chose. */
+static void on_moved(pa_stream *stream, void *user)
+{
+    (void)user;
+    const char *name = pa_stream_get_device_name(stream);
+    message_warning("PulseAudio has moved the recording to %s", name != NULL ? name : "another");
+}
+
 static bool stream_is_waiting(const pulse *p)
 {
     return pa_stream_get_state(p->stream) == PA_STREAM_CREATING;
@@ -190,6 +199,7 @@ static bool connect_stream(pulse *p, const char *name, const pa_sample_spec *spe
         return false;
     }
     pa_stream_set_read_callback(p->stream, on_stream_data, p);
+    pa_stream_set_moved_callback(p->stream, on_moved, NULL);
     uint32_t fragment = (uint32_t)pa_usec_to_bytes(FRAGMENT_MS * PA_USEC_PER_MSEC, spec);
     pa_buffer_attr buffer = {(uint32_t)-1, (uint32_t)-1, (uint32_t)-1, (uint32_t)-1, fragment};
     int64_t end = milliseconds_now() + ANSWER_MS;
@@ -199,7 +209,7 @@ static bool connect_stream(pulse *p, const char *name, const pa_sample_spec *spe
         }
     }
     if (pa_stream_get_state(p->stream) != PA_STREAM_READY) {
-        *why = stream_is_waiting(p) ? text_copy("no answer") : last_error(p);
+        *why = stream_is_waiting(p) ? text_copy(BACKEND_NO_ANSWER) : last_error(p);
         return false;
     }
     p->last_turn = milliseconds_now();
@@ -219,7 +229,8 @@ static pa_sample_spec spec_for(const capture_options *wanted, const pa_sample_sp
 static void warn_about(const source_facts *facts, bool by_default)
 {
     if (facts->is_monitor && by_default) {
-        message_warning("PulseAudio knows no microphone: recording what the computer plays (%s)",
+        message_warning("PulseAudio knows no microphone: recording what the computer plays (%s); "
+                        "plug one in, or see --list-devices",
                         facts->description);
     }
     if (facts->is_muted) {
@@ -228,14 +239,23 @@ static void warn_about(const source_facts *facts, bool by_default)
     }
 }
 
+/* A client's own default, as libpulse takes it for a stream without a name; NULL: the server's. */
+static const char *own_default(void)
+{
+    const char *name = getenv("PULSE_SOURCE");
+    return name != NULL && name[0] != '\0' ? name : NULL;
+}
+
 static int pulse_open(const char *name, const capture_options *wanted, backend_device *device,
                       char **why)
 {
+    const bool by_default = name == NULL;
     pulse *p = pulse_connect(why);
     if (p == NULL) {
         return MESSAGE_EXIT_DEVICE;
     }
     source_facts facts = {0};
+    name = by_default ? own_default() : name;
     if (!finish(p, pa_context_get_source_info_by_name(p->context, name, on_source, &facts)) ||
         facts.name == NULL) {
         *why = name != NULL ? text_copy("PulseAudio has no such source") : text_copy("no source");
@@ -243,12 +263,19 @@ static int pulse_open(const char *name, const capture_options *wanted, backend_d
         return MESSAGE_EXIT_DEVICE;
     }
     pa_sample_spec spec = spec_for(wanted, &facts.spec);
+    if (!pa_sample_spec_valid(&spec)) {
+        *why = backend_text("PulseAudio takes at most %u Hz, not %u", (unsigned)PA_RATE_MAX,
+                            (unsigned)spec.rate);
+        free_facts(&facts);
+        pulse_close(p);
+        return MESSAGE_EXIT_USAGE;
+    }
     if (!connect_stream(p, facts.name, &spec, why)) {
         free_facts(&facts);
         pulse_close(p);
         return MESSAGE_EXIT_DEVICE;
     }
-    warn_about(&facts, name == NULL);
+    warn_about(&facts, by_default);
     *device = (backend_device){p, facts.name, facts.description, (int32_t)spec.rate, spec.channels};
     return MESSAGE_EXIT_OK;
 }
@@ -318,7 +345,7 @@ static void pulse_list(capture_list *list, char **why)
     if (!finish(p, pa_context_get_source_info_list(p->context, on_listed_source, list))) {
         *why = last_error(p);
     }
-    finish(p, pa_context_get_source_info_by_name(p->context, NULL, on_source, &chosen));
+    finish(p, pa_context_get_source_info_by_name(p->context, own_default(), on_source, &chosen));
     for (size_t i = first; i < list->count; i++) {
         const char *name = list->items[i].source + strlen("pulse:");
         list->items[i].is_default = chosen.name != NULL && strcmp(name, chosen.name) == 0;
