@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the tools share and no run of one shows quickly: text, progress without a terminal. */
+#include <locale.h>
 #include <check.h>
 #include <fcntl.h>
 #include <math.h>
@@ -53,6 +54,16 @@ START_TEST(printable_text_has_no_controls)
     char *text = text_printable("a\x1b[0m\n\xc2\x9b\xff\xc3\xa9\x7f");
     ck_assert_str_eq(text, "a\\x1b[0m\\x0a\\xc2\\x9b\\xff\xc3\xa9\\x7f");
     free(text);
+}
+END_TEST
+
+START_TEST(json_has_no_controls)
+{
+    char text[96] = "";
+    FILE *f = fmemopen(text, sizeof text, "w");
+    text_json(f, "a\x1b\n\xc2\x9b\x7f\xff\xc3\xa9\"");
+    fclose(f);
+    ck_assert_str_eq(text, "\"a\\u001b\\u000a\\u009b\\u007f\\udcff\xc3\xa9\\\"\"");
 }
 END_TEST
 
@@ -148,7 +159,9 @@ START_TEST(lines_are_cut_by_columns)
         {"\033[1mabcdef\033[0m", 2, "\033[1mab\033[0m"},
         {"a\033[1", 1, "a\033[1"}, /* cut off itself */
         {"\xff\xfe", 1, "\xff"},
+        {"\xe6\x97\xa5\xe6\x9c\xac", 3, "\xe6\x97\xa5"}, /* two columns each */
     };
+    ck_assert_ptr_nonnull(setlocale(LC_CTYPE, "C.UTF-8"));
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char line[64];
         snprintf(line, sizeof line, "%s", cases[i].line);
@@ -164,6 +177,7 @@ int main(void)
     TCase *tests = tcase_create("tool");
     tcase_add_test(tests, utf8_is_strict);
     tcase_add_test(tests, printable_text_has_no_controls);
+    tcase_add_test(tests, json_has_no_controls);
     tcase_add_test(tests, numbers_are_shortest);
     tcase_add_test(tests, distances);
     tcase_add_test(tests, each_status_has_an_exit_code);
