@@ -390,6 +390,30 @@ class Recording(WindowCase):
         self.assertEqual((self.folder / "kept.wav").read_bytes(), CLIP.read_bytes())
         self.assertEqual(window.dialogs.save_clip.call_count, 1)
 
+    def test_shutdown_while_it_saves(self):
+        """Whether the copy has not begun or is under way, it is completed first."""
+        for owner, name in ((worker.Worker, "_save"), (worker.shutil, "copyfileobj")):
+            with self.subTest(name):
+                self.check_shutdown(owner, name)
+
+    def check_shutdown(self, owner, name):
+        """While owner.name waits."""
+        begun, go_on, real = threading.Event(), threading.Event(), getattr(owner, name)
+        window = self.start(tool=fake_tool(self.folder, "lost"))
+        self.press("<space>")
+        self.pump(lambda: window.recorder is None and window.clip)
+        self.answered()
+        path = self.folder / f"{name}.wav"
+        window.dialogs.save_clip.return_value = str(path)
+        with mock.patch.object(owner, name, lambda *a: (begun.set(), go_on.wait(60), real(*a))):
+            self.press("<Control-s>")
+            self.pump(begun.is_set)
+            threading.Timer(0.5, go_on.set).start()
+            window.request_shutdown()
+            self.pump(lambda: window.over)
+        self.assertEqual(path.read_bytes(), CLIP.read_bytes())
+        self.assertEqual([p for p in os.listdir(self.folder) if p.endswith(".part")], [])
+
     def test_long_recordings_are_not_lost(self):
         long = self.folder / "long.wav"
         long.write_bytes(wav_bytes(tone(12.0)))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the window looks like and how it behaves, on a display of its own; the program around it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -75,6 +76,26 @@ class Behaviour(WindowCase):
         self.answered()
         self.assertLess(seen[-1], 600.0)
         self.assertEqual(window.layout.bars.values, predicted(CLIP).probabilities)
+
+    def test_attention_of_long_clips(self):
+        """No more points than a screen has columns; the highest is kept, at its time."""
+        found, frames = predicted(CLIP), 180000  # as of an hour
+        step = (found.duration - found.frame_start) / frames
+        weights = [1.0] * frames
+        weights[123457] = 2.0
+        found = dataclasses.replace(found, frame_step=step, attention=tuple(weights))
+        with mock.patch.object(worker.Model, "predict_details", lambda *_: found):
+            window = self.start(CLIP)
+            self.answered()
+        line = window.layout.timeline
+        points = line.attention_points
+        self.assertLessEqual(len(points), worker.COLUMNS)
+        self.assertGreater(len(points), worker.COLUMNS // 2)
+        self.assertEqual(points, sorted(points))
+        most = (found.frame_start + 123457 * step, 2.0 * frames)
+        self.assertEqual(max(points, key=lambda point: point[1]), most)
+        self.assertEqual(len({weight for _, weight in points}), 2)
+        self.assertEqual(len(line.coords("attention")), 2 * len(points) + 4)
 
     def test_keyboard_only(self):
         window = self.start(tool=fake_tool(self.folder, "loud"))

@@ -8,7 +8,7 @@ import tkinter as tk
 
 from . import theme
 from .theme import Theme
-from .worker import Span, Wave
+from .worker import Point, Span, Wave, points_of
 
 # Seconds that are seen while it is recorded: at first, and at most.
 SHORTEST = 6.0
@@ -48,6 +48,7 @@ class Timeline(tk.Canvas):
         self._highs: list[float] = []
         self._end = 0.0
         self._spans: list[Span] = []
+        self._points: list[Point] = []
 
     # --- What to show
 
@@ -77,6 +78,7 @@ class Timeline(tk.Canvas):
         """A window's; what an earlier one had said of its time is replaced."""
         self._spans = [old for old in self._spans if _until(old) > self._end - KEPT]
         self._spans.append(span)
+        self._points = points_of(self._spans)
 
     def show_wave(self, wave: Wave) -> None:
         self._reset()
@@ -85,20 +87,14 @@ class Timeline(tk.Canvas):
         self._end = wave.duration
         self.draw()
 
-    def show_attention(self, spans: list[Span]) -> None:
-        self._spans = list(spans)
+    def show_attention(self, points: list[Point]) -> None:
+        self._points = points
         self.draw()
 
     @property
-    def attention_points(self) -> list[tuple[float, float]]:
-        """(time, weight) of every frame that is shown, weight 1 being an even share."""
-        out: list[tuple[float, float]] = []
-        for i, (start, step, weights) in enumerate(self._spans):
-            until = self._spans[i + 1][0] if i + 1 < len(self._spans) else float("inf")
-            for k, weight in enumerate(weights):
-                if start + k * step < until:
-                    out.append((start + k * step, weight * len(weights)))
-        return out
+    def attention_points(self) -> list[Point]:
+        """What is drawn, in the order of time."""
+        return self._points
 
     # --- Drawing
 
@@ -183,7 +179,7 @@ class Timeline(tk.Canvas):
             self._shape(points, theme.ACCENT, "wave")
 
     def _draw_attention(self, begin: float, end: float, top: float, bottom: float) -> None:
-        points = [p for p in self.attention_points if begin <= p[0] <= end]
+        points = [p for p in self._points if begin <= p[0] <= end]
         if not points:
             self._caption(top, "Attention", "" if self._live else "none yet")
             return
@@ -210,4 +206,3 @@ class Timeline(tk.Canvas):
 def _until(span: Span) -> float:
     start, step, weights = span
     return start + step * len(weights)
-

@@ -480,10 +480,12 @@ class Window:
     def _finish(self) -> None:
         self.over = True
         self.root.after_cancel(self._timer)
+        self.root.withdraw()
         self.root.update_idletasks()
         if self.recorder is not None:
             self.recorder.kill()
         self.worker.cancel()
+        self.worker.finish_saving()  # out of the folder that is removed now
         self.folder.cleanup()
         self.root.destroy()
 

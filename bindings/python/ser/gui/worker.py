@@ -17,11 +17,15 @@ from .._model import Model
 
 RATE = 16000
 
-# Pairs of lowest and highest sample that draw a waveform: more than a screen has columns.
+# Pairs of lowest and highest sample that draw a waveform, and points that draw the attention: more
+# than a screen has columns.
 COLUMNS = 4096
 
 # A stretch of attention: time of the first frame's centre, seconds between frames, weights.
 Span = tuple[float, float, tuple[float, ...]]
+
+# Attention at a time; 1 is an even share.
+Point = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Answer:
     label: str
     probabilities: dict[str, float]
     flags: frozenset[str]
-    attention: list[Span]
+    attention: list[Point]
 
 
 def wave_of(audio: Audio, columns: int = COLUMNS) -> Wave:
@@ -56,6 +60,23 @@ def wave_of(audio: Audio, columns: int = COLUMNS) -> Wave:
         [min(part) for part in parts],
         [max(part) for part in parts],
     )
+
+
+def points_of(spans: list[Span], columns: int = COLUMNS) -> list[Point]:
+    """The frames of all spans, each span up to where the next one begins; of more than `columns`
+    the highest of every few neighbours, at its own time."""
+    points: list[Point] = []
+    ends = [start for start, _, _ in spans[1:]] + [float("inf")]
+    for (start, step, weights), end in zip(spans, ends):
+        for k, weight in enumerate(weights):
+            if (time := start + k * step) >= end:
+                break
+            points.append((time, weight * len(weights)))
+    group = -(-len(points) // columns)
+    if group <= 1:
+        return points
+    parts = (points[i : i + group] for i in range(0, len(points), group))
+    return [max(part, key=lambda point: point[1]) for part in parts]
 
 
 class Cancelled(Exception):
@@ -77,6 +98,7 @@ class Worker:
         self._model: Model | None = None
         self._model_path: str | None = None
         self._wanted = 0
+        self._saver: threading.Thread | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -89,9 +111,16 @@ class Worker:
         self._jobs.put(("clip", number, self._predict, path, model))
 
     def save(self, number: int, source: str, target: str) -> None:
-        """Copy a file, beside whatever else is being done."""
+        """Copy a file, beside whatever else is being done, after the copy that may be going on."""
+        self.finish_saving()
         job = ("save", number, self._save, source, target)
-        threading.Thread(target=self._do, args=job, daemon=True).start()
+        self._saver = threading.Thread(target=self._do, args=job, daemon=True)
+        self._saver.start()
+
+    def finish_saving(self) -> None:
+        """Wait for the copy, however long it takes: the source may be all there is."""
+        if self._saver is not None:
+            self._saver.join()
 
     def cancel(self) -> None:
         """Give up the clip that is being predicted."""
@@ -150,7 +179,8 @@ class Worker:
     def _whole(model: Model, audio: Audio) -> Answer:
         found = model.predict_details(audio)
         span = (found.frame_start, found.frame_step, found.attention)
-        return Answer(found.label, found.probabilities, frozenset(found.flags), [span])
+        points = points_of([span])
+        return Answer(found.label, found.probabilities, frozenset(found.flags), points)
 
     def _windows(self, number: int, model: Model, audio: Audio) -> Answer:
         """The mean over windows, weighted by their length, as ser_predict forms it; here one by
@@ -170,7 +200,8 @@ class Worker:
                     flags.update(part.flags)
                     if part.attention:
                         spans.append((part.frame_start, part.frame_step, part.attention))
-        return Answer(max(sums, key=sums.__getitem__), sums, frozenset(flags - {"last"}), spans)
+        best = max(sums, key=sums.__getitem__)
+        return Answer(best, sums, frozenset(flags - {"last"}), points_of(spans))
 
     def _save(self, number: int, source: str, target: str) -> None:
         """`target` is the old file or the whole new one, never a part."""
