@@ -73,18 +73,40 @@ typedef struct record_screen {
 
 enum { RECORD_RUNS = 64 };
 
-/* The network of --continuous has a thread of its own, which writes the answers: file, meter and
- * keys do not wait for it. */
+/* The network of --continuous has a thread of its own, which makes the answers: file, meter and
+ * keys wait for it only where hundreds of megabytes of sound do. */
 typedef struct record_worker {
     bool running;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int16_t *waiting; /* [capacity, channels], of which waiting_frames are not seen yet */
+    int16_t *waiting; /* [capacity, channels], */
+    size_t start;     /* of which waiting_frames from here on are not seen yet */
     size_t waiting_frames;
     size_t capacity;
-    bool finish; /* no more comes */
+    bool finish;       /* no more comes */
+    double stopped_at; /* when it saw a signal, on the clock of record_now(); the worker's */
+    double answered;   /* seconds: end of the last window; the worker's */
+    bool gave_up;      /* what waited after the signal was too much; the worker's */
 } record_worker;
+
+/* Standard output, unless it is a terminal, has one too: nothing waits for its reader but this
+ * thread, which holds no lock meanwhile. */
+typedef struct record_output {
+    bool running; /* else it is written in place */
+    pthread_t thread;
+    pthread_mutex_t lock; /* taken last */
+    pthread_cond_t changed;
+    char *waiting; /* [capacity], of which `size` bytes from `start` on are to be written */
+    size_t start;
+    size_t size;
+    size_t capacity;
+    size_t in_hand;  /* bytes that the thread is writing */
+    int64_t written; /* bytes so far */
+    bool finish;     /* no more comes */
+    bool failed;     /* it cannot be written, or there is no reader any more */
+    bool given_up;   /* there is one, but it does not read */
+} record_output;
 
 /* What main() opens, in the order in which it is freed again, from the end. */
 typedef struct record_session {
@@ -101,17 +123,19 @@ typedef struct record_session {
     int32_t channels;
     recording *recording;     /* NULL: nothing is kept */
     ser_predictor *predictor; /* of one clip, */
-    int16_t *clip;            /* [limit, channels] */
+    unsigned char *clip;      /* a WAV file: 16-bit samples [limit, channels] behind its header */
     ser_stream *stream;       /* or of windows, which belongs to the worker */
     record_worker worker;
     pthread_mutex_t lock; /* recursive; of what is called locked below */
     float *scores;        /* [choice.count] */
     output out;           /* locked */
     bool out_open;        /* locked */
+    record_output output;
     record_meter meter;
     record_screen screen; /* locked */
     int16_t *buffer;      /* [RECORD_BUFFER, channels] */
     int64_t frames;       /* recorded so far */
+    double kept;          /* seconds of them in the file, once it is closed */
     int64_t limit;        /* frames after which it ends; 0: none */
     double began_at;      /* on the clock of record_now() */
     double computing;     /* seconds spent in the network; locked */
@@ -153,9 +177,9 @@ bool record_answer_windows(record_session *s, const int16_t *samples, size_t fra
 
 /* record_worker.c */
 int record_worker_start(record_session *s);
-/* Hand over; waits where the network is far behind. */
+/* Hand over; waits where the network is very far behind. */
 void record_worker_push(record_session *s, const int16_t *samples, size_t frames);
-/* Let it do what waits and the last window. */
+/* Let it do what waits and the last window; after a signal, what can be done in two seconds. */
 void record_worker_finish(record_session *s);
 void record_worker_free(record_session *s);
 
@@ -164,8 +188,18 @@ void record_event_start(record_session *s);
 void record_event_level(record_session *s);
 void record_event_gap(record_session *s, double seconds);
 void record_event_end(record_session *s, const char *file);
-/* Hand on what was written so far; ends the recording if nobody takes it. */
+
+/* record_output.c */
+void record_output_start(record_session *s);
+/* Hand on what was printed so far, without waiting for its reader; ends the recording if there is
+ * none any more. */
 void record_flush(record_session *s);
+/* Whether few enough lines wait for the reader; `wait`: until it is so, or a signal asks to stop.
+ * Without a lock. */
+bool record_output_room(record_session *s, bool wait);
+/* Let the reader have what waits. After a signal not for longer than a second in which it takes
+ * nothing: then a message says so. */
+void record_output_finish(record_session *s);
 
 /* record_screen.c */
 void record_screen_open(record_session *s);

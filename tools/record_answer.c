@@ -7,7 +7,12 @@
 #include <string.h>
 
 #include "message.h"
+#include "stop.h"
 #include "text.h"
+
+enum { HEADER = 44 }; /* bytes of a WAV file before its samples */
+
+#define LAST_SECONDS 2.0 /* for the answers that are left when a signal comes */
 
 static void fail(record_session *s, int status)
 {
@@ -33,27 +38,49 @@ static int open_stream(record_session *s)
     return ser_stream_create(s->model, &options, &s->stream);
 }
 
-/* The samples as ser_predict() wants them: those that a reader of the 16-bit file gives. */
-static int make_audio(const int16_t *samples, size_t frames, int32_t channels, int32_t rate,
-                      ser_audio **audio)
+static void put_little_endian(unsigned char *to, uint32_t value, int bytes)
 {
-    size_t count = frames * (size_t)channels;
-    float *wide = text_alloc(count, sizeof *wide);
-    for (size_t i = 0; i < count; i++) {
-        wide[i] = (float)samples[i] / 32768.0F;
+    for (int i = 0; i < bytes; i++) {
+        to[i] = (unsigned char)(value >> 8 * i);
     }
-    int status = ser_audio_from_samples(wide, frames, channels, rate, NULL, audio);
-    free(wide);
-    return status;
+}
+
+/* The clip as the 16-bit WAV file that it would be, so that all is as with that file: `file` has
+ * room for the header in front of the samples. */
+static int read_clip(unsigned char *file, size_t frames, int32_t channels, int32_t rate,
+                     ser_audio **audio)
+{
+    const uint32_t width = 2U * (uint32_t)channels;
+    const uint32_t bytes = (uint32_t)frames * width;
+    const struct {
+        uint32_t value;
+        int bytes;
+    } format[] = {{16, 4},
+                  {1, 2},
+                  {(uint32_t)channels, 2},
+                  {(uint32_t)rate, 4},
+                  {(uint32_t)rate * width, 4},
+                  {width, 2},
+                  {16, 2}};
+    unsigned char *to = file + 16;
+    memcpy(file, "RIFF....WAVEfmt ", 16);
+    put_little_endian(file + 4, HEADER - 8 + bytes, 4);
+    for (size_t i = 0; i < sizeof format / sizeof format[0]; i++) {
+        put_little_endian(to, format[i].value, format[i].bytes);
+        to += format[i].bytes;
+    }
+    memcpy(to, "data", 4);
+    put_little_endian(to + 4, bytes, 4);
+    return ser_audio_read_memory(file, HEADER + bytes, NULL, audio);
 }
 
 /* The first call makes the scratch memory and lets the libraries below choose their loops, which
  * takes longer than a clip of a small model: it is done before the recording begins. */
 static int warm_up(record_session *s)
 {
-    static const int16_t silence[SER_SAMPLING_RATE];
+    static unsigned char silence[HEADER + 2 * SER_SAMPLING_RATE];
     ser_audio *audio = NULL;
-    int status = make_audio(silence, SER_SAMPLING_RATE, 1, SER_SAMPLING_RATE, &audio);
+    int status = read_clip(silence, SER_SAMPLING_RATE, 1, SER_SAMPLING_RATE, &audio);
     if (status == 0) {
         float *probabilities = text_alloc(s->choice.model_count, sizeof *probabilities);
         status = ser_predict(s->predictor, audio, probabilities, s->choice.model_count);
@@ -81,6 +108,17 @@ int record_answer_prepare(record_session *s)
     return status != 0 ? message_exit_code(status) : 0;
 }
 
+static int open_clip(record_session *s)
+{
+    size_t bytes = (size_t)s->limit * (size_t)s->channels * sizeof(int16_t);
+    if (bytes > UINT32_MAX - HEADER) {
+        return message_usage("--seconds: one answer is for 4 GB of samples at most; --continuous "
+                             "answers for windows, --no-predict only records");
+    }
+    s->clip = text_alloc(HEADER + bytes, 1);
+    return 0;
+}
+
 int record_answer_open(record_session *s)
 {
     if (s->model == NULL) {
@@ -88,9 +126,7 @@ int record_answer_open(record_session *s)
     }
     s->scores = text_alloc(s->choice.count, sizeof *s->scores);
     if (!s->options.continuous) {
-        size_t samples = (size_t)s->limit * (size_t)s->channels;
-        s->clip = text_alloc(samples, sizeof *s->clip);
-        return 0;
+        return open_clip(s);
     }
     int status = open_stream(s);
     if (status != 0) {
@@ -107,6 +143,7 @@ static void put_row(record_session *s, output_row *row)
     row->file = json ? s->source : clip ? s->options.output : s->description;
     row->sampling_rate = s->rate;
     row->channels = s->channels;
+    record_output_room(s, true);
     pthread_mutex_lock(&s->lock);
     if (s->screen.block) {
         record_screen_window(s, row);
@@ -147,6 +184,20 @@ static void put_window(record_session *s, const ser_stream_result *result)
     put_row(s, &row);
 }
 
+/* A signal came, and what is still to be computed takes too long. Counted from the moment at which
+ * the worker sees it: the window in hand does not cost the last ones. */
+static bool too_late(record_session *s)
+{
+    record_worker *w = &s->worker;
+    if (stop_requested() == 0) {
+        return false;
+    }
+    if (w->stopped_at <= 0.0) {
+        w->stopped_at = record_now();
+    }
+    return record_now() - w->stopped_at > LAST_SECONDS;
+}
+
 bool record_answer_windows(record_session *s, const int16_t *samples, size_t frames, bool last)
 {
     int status = ser_stream_push_s16(s->stream, samples, frames);
@@ -154,12 +205,17 @@ bool record_answer_windows(record_session *s, const int16_t *samples, size_t fra
         status = ser_stream_flush(s->stream);
     }
     for (int32_t found = 1; status == 0 && found;) {
+        if (too_late(s)) {
+            s->worker.gave_up = true;
+            return false;
+        }
         ser_stream_result result = {.struct_size = sizeof result};
         double begin = record_now();
         status = ser_stream_next(s->stream, &result, &found);
         add_computing(s, begin);
         if (status == 0 && found) {
             put_window(s, &result);
+            s->worker.answered = result.end;
         }
     }
     if (status != 0) {
@@ -176,9 +232,8 @@ void record_answer_push(record_session *s, const int16_t *samples, size_t frames
     if (s->stream != NULL) {
         record_worker_push(s, samples, frames);
     } else if (s->clip != NULL) {
-        size_t channels = (size_t)s->channels;
-        size_t bytes = frames * channels * sizeof *samples;
-        memcpy(s->clip + (size_t)s->frames * channels, samples, bytes);
+        size_t width = (size_t)s->channels * sizeof *samples;
+        memcpy(s->clip + HEADER + (size_t)s->frames * width, samples, frames * width);
     }
 }
 
@@ -213,7 +268,7 @@ static void answer_clip(record_session *s)
 {
     double begin = record_now();
     ser_audio *audio = NULL;
-    int status = make_audio(s->clip, (size_t)s->frames, s->channels, s->rate, &audio);
+    int status = read_clip(s->clip, (size_t)s->frames, s->channels, s->rate, &audio);
     if (status == 0) {
         status = predict_clip(s, audio);
     }
@@ -224,11 +279,21 @@ static void answer_clip(record_session *s)
     }
 }
 
+static void tell_unanswered(const record_session *s)
+{
+    double seconds = record_seconds(s) - s->worker.answered;
+    if (s->worker.gave_up && seconds > 0.0) {
+        message_warning("%.2f s of sound were not answered: the model is slower than the sound%s",
+                        seconds, s->options.output != NULL ? "; the recording is complete" : "");
+    }
+}
+
 /* A recording that was cut short by its device or a full disk is answered too. */
 void record_answer_finish(record_session *s)
 {
     if (s->stream != NULL) {
         record_worker_finish(s);
+        tell_unanswered(s);
     } else if (s->clip != NULL && s->frames > 0 && s->out_open) {
         answer_clip(s);
     }

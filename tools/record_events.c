@@ -19,17 +19,6 @@ static void put_text(FILE *f, const char *key, const char *value)
     }
 }
 
-void record_flush(record_session *s)
-{
-    pthread_mutex_lock(&s->lock);
-    int code = s->out_open ? output_flush(&s->out) : 0;
-    if (code != 0) {
-        s->out_open = false; /* nothing more is written */
-        record_end(s, "output", code);
-    }
-    pthread_mutex_unlock(&s->lock);
-}
-
 /* Where an event is written to, locked until end(); NULL if nobody wants to read it. */
 static FILE *begin(record_session *s, const char *event)
 {
@@ -72,7 +61,9 @@ void record_event_start(record_session *s)
 void record_event_level(record_session *s)
 {
     const record_level *l = &s->meter.last;
-    FILE *f = s->options.levels ? begin(s, "level") : NULL;
+    bool device = capture_is_device(s->capture); /* which does not wait: it is left out instead */
+    bool wanted = s->options.levels && record_output_room(s, !device);
+    FILE *f = wanted ? begin(s, "level") : NULL;
     if (f == NULL) {
         return;
     }
@@ -100,7 +91,7 @@ void record_event_end(record_session *s, const char *file)
     if (f == NULL) {
         return;
     }
-    put_double(f, "seconds", record_seconds(s));
+    put_double(f, "seconds", s->options.output != NULL ? s->kept : record_seconds(s));
     fprintf(f, ",\"overruns\":%lld,\"lost_frames\":%lld", (long long)losses.overruns,
             (long long)losses.frames);
     put_text(f, "file", file);

@@ -12,6 +12,7 @@
 #define TICK           0.05 /* seconds to wait for sound: how soon the end of it is seen */
 #define REOPEN_SECONDS 30.0
 #define REOPEN_PAUSE   0.25
+#define CLOCK_SECONDS  1.0 /* by which a device's clock may be ahead: ten hours at 30 ppm */
 #define WARNING_PAUSE  5.0 /* seconds between warnings of the same kind */
 
 double record_now(void)
@@ -119,7 +120,7 @@ static void reopen(record_session *s)
     const struct timespec pause = {.tv_nsec = (long)(REOPEN_PAUSE * 1e9)};
     message_error("%s: %s; waiting %.0f s for it to come back", s->description,
                   capture_reason(s->capture), REOPEN_SECONDS);
-    while (record_now() - begin < REOPEN_SECONDS && stop_requested() == 0) {
+    while (record_now() - begin < REOPEN_SECONDS && stop_requested() == 0 && !record_ended(s)) {
         if (capture_reopen(s->capture)) {
             double seconds = record_now() - begin;
             s->missed += seconds;
@@ -132,27 +133,40 @@ static void reopen(record_session *s)
     }
     if (stop_requested() != 0) {
         record_end(s, "stopped", 0);
+    }
+    if (record_ended(s)) {
         return;
     }
     message_error("%s has not come back", s->description);
     record_end(s, "lost", MESSAGE_EXIT_CAPTURE);
 }
 
+/* A device may come back; a file or pipe that fails would fail again. */
 static void handle_loss(record_session *s)
 {
-    if (s->options.continuous) {
+    bool device = capture_is_device(s->capture);
+    if (device && s->options.continuous) {
         reopen(s);
         return;
     }
     message_error("%s: %s; what came before is kept", s->description, capture_reason(s->capture));
-    record_end(s, "lost", MESSAGE_EXIT_CAPTURE);
+    if (device) {
+        record_end(s, "lost", MESSAGE_EXIT_CAPTURE);
+    } else {
+        bool piped = strcmp(s->source, "-") == 0;
+        record_end(s, "source", piped ? MESSAGE_EXIT_IO : MESSAGE_EXIT_DATA);
+    }
 }
 
 /* What was waiting when the signal came belongs to the recording, and no more than the time that
  * has passed: a file that is read as fast as it goes would otherwise be read to its end. */
 static void drain(record_session *s)
 {
-    int64_t most = (int64_t)((record_now() - s->began_at) * (double)s->rate) - s->frames;
+    double seconds = record_now() - s->began_at;
+    if (capture_is_device(s->capture)) {
+        seconds += CLOCK_SECONDS;
+    }
+    int64_t most = (int64_t)(seconds * (double)s->rate) - s->frames;
     size_t frames = 1;
     while (!record_ended(s) && frames > 0 && most > 0) {
         size_t capacity = wanted(s);

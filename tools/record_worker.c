@@ -9,8 +9,9 @@
 #include "text.h"
 
 enum {
-    WAITING_SECONDS = 10, /* more waits in the buffer of the capture, which counts what it drops */
-    PIECES_PER_SECOND = 4 /* taken at a time: there is room again before the network is done */
+    WAITING_LIMIT = 256 << 20, /* bytes; more waits in the buffer of the capture, which counts what
+                                  it drops */
+    PIECES_PER_SECOND = 4      /* taken at a time */
 };
 
 /* Take over some of what waits; none is left when it is 0. */
@@ -21,13 +22,34 @@ static size_t take(record_worker *w, int16_t *samples, size_t most, size_t chann
         pthread_cond_wait(&w->changed, &w->lock);
     }
     size_t frames = w->waiting_frames < most ? w->waiting_frames : most;
-    size_t taken = frames * channels;
+    memcpy(samples, w->waiting + w->start * channels, frames * channels * sizeof *samples);
+    w->start += frames;
     w->waiting_frames -= frames;
-    memcpy(samples, w->waiting, taken * sizeof *samples);
-    memmove(w->waiting, w->waiting + taken, w->waiting_frames * channels * sizeof *samples);
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
     return frames;
+}
+
+/* Room for `frames` behind what waits. While it may grow it is twice what it holds, so that what is
+ * moved to its front is no more than what was taken from there. */
+static bool make_room(record_worker *w, size_t frames, size_t channels)
+{
+    size_t needed = w->waiting_frames + frames;
+    size_t bytes = 2 * w->capacity * channels * sizeof *w->waiting;
+    if (needed > w->capacity / 2 && bytes <= WAITING_LIMIT) {
+        int16_t *more = realloc(w->waiting, bytes);
+        w->waiting = more != NULL ? more : w->waiting;
+        w->capacity *= more != NULL ? 2 : 1;
+    }
+    if (needed > w->capacity) {
+        return false;
+    }
+    if (w->start + needed > w->capacity) {
+        memmove(w->waiting, w->waiting + w->start * channels,
+                w->waiting_frames * channels * sizeof *w->waiting);
+        w->start = 0;
+    }
+    return true;
 }
 
 static void *work(void *argument)
@@ -50,7 +72,7 @@ static void *work(void *argument)
 int record_worker_start(record_session *s)
 {
     record_worker *w = &s->worker;
-    w->capacity = (size_t)WAITING_SECONDS * (size_t)s->rate;
+    w->capacity = (size_t)s->rate > 2 * RECORD_BUFFER ? (size_t)s->rate : 2 * RECORD_BUFFER;
     w->waiting = text_alloc(w->capacity * (size_t)s->channels, sizeof *w->waiting);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
@@ -72,10 +94,11 @@ void record_worker_push(record_session *s, const int16_t *samples, size_t frames
     record_worker *w = &s->worker;
     size_t channels = (size_t)s->channels;
     pthread_mutex_lock(&w->lock);
-    while (w->waiting_frames + frames > w->capacity) {
+    while (!make_room(w, frames, channels)) {
         pthread_cond_wait(&w->changed, &w->lock);
     }
-    memcpy(w->waiting + w->waiting_frames * channels, samples, frames * channels * sizeof *samples);
+    memcpy(w->waiting + (w->start + w->waiting_frames) * channels, samples,
+           frames * channels * sizeof *samples);
     w->waiting_frames += frames;
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);

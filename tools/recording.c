@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -103,6 +104,35 @@ static int file_format(const recording_setup *s)
     return (fits ? SF_FORMAT_WAV : SF_FORMAT_RF64) | SF_FORMAT_PCM_16;
 }
 
+static bool is_locked(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    bool locked = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0;
+    if (fd >= 0) {
+        close(fd);
+    }
+    return locked;
+}
+
+/* A new file, never what a link of its name points to, and locked while it is recorded into. */
+static int make_part(recording *r)
+{
+    if (r->force && is_locked(r->part)) {
+        message_error("%s: another program is recording into it", r->part);
+        return MESSAGE_EXIT_IO;
+    }
+    if (r->force) {
+        unlink(r->part);
+    }
+    r->fd = open(r->part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (r->fd < 0) {
+        message_error("%s: cannot open for writing: %s", r->part, strerror(errno));
+        return MESSAGE_EXIT_IO;
+    }
+    flock(r->fd, LOCK_EX | LOCK_NB);
+    return 0;
+}
+
 static int open_file(recording *r, const recording_setup *s)
 {
     SF_INFO info = {
@@ -113,10 +143,9 @@ static int open_file(recording *r, const recording_setup *s)
                       ends_with(s->path, ".flac") ? "; a name in .wav makes one that can" : "");
         return MESSAGE_EXIT_USAGE;
     }
-    r->fd = open(r->part, O_RDWR | O_CREAT | O_CLOEXEC | (s->force ? O_TRUNC : O_EXCL), 0666);
-    if (r->fd < 0) {
-        message_error("%s: cannot open for writing: %s", r->part, strerror(errno));
-        return MESSAGE_EXIT_IO;
+    int code = make_part(r);
+    if (code != 0) {
+        return code;
     }
     r->file = sf_open_fd(r->fd, SFM_WRITE, &info, 0);
     if (r->file == NULL) {
@@ -183,9 +212,21 @@ int recording_write(recording *r, const int16_t *samples, size_t frames)
     return 0;
 }
 
-double recording_seconds(const recording *r)
+/* After a failure the encoder has taken more than is there. */
+static int64_t count_frames(const char *path)
 {
-    return (double)r->frames / (double)r->rate;
+    SF_INFO info = {0};
+    int64_t frames = 0;
+    SNDFILE *file = sf_open(path, SFM_READ, &info);
+    if (file != NULL) {
+        int16_t samples[4096];
+        sf_count_t most = (sf_count_t)(sizeof samples / sizeof *samples) / info.channels;
+        for (sf_count_t got; (got = sf_readf_short(file, samples, most)) > 0;) {
+            frames += got;
+        }
+        sf_close(file);
+    }
+    return frames;
 }
 
 /* Without --force not over a file that has come in the meantime. */
@@ -226,7 +267,7 @@ static void simplify_header(int fd)
     }
 }
 
-int recording_finish(recording **r, char **kept)
+int recording_finish(recording **r, char **kept, double *seconds)
 {
     recording *old = *r;
     int code = 0;
@@ -241,7 +282,12 @@ int recording_finish(recording **r, char **kept)
                       errno != 0 ? strerror(errno) : sf_strerror(NULL));
         code = MESSAGE_EXIT_IO;
     }
-    if (old->frames == 0) {
+    bool empty = old->frames == 0;
+    if (old->failed || code != 0) {
+        old->frames = count_frames(old->part);
+    }
+    *seconds = (double)old->frames / (double)old->rate;
+    if (empty) {
         unlink(old->part);
     } else if (give_name(old) == 0) {
         *kept = text_copy(old->path);

@@ -30,11 +30,8 @@ int recording_open(const recording_setup *setup, recording **out);
 /* After a failure (a full disk) no more is taken. */
 int recording_write(recording *r, const int16_t *samples, size_t frames);
 
-/* Seconds in the file. */
-double recording_seconds(const recording *r);
-
 /* Give the file its name, or remove it if nothing was recorded. `*kept` is the name under which it
- * is to be found, or NULL; the caller frees. Frees the recording. */
-int recording_finish(recording **r, char **kept);
+ * is to be found, or NULL; the caller frees. `*seconds` are in it. Frees the recording. */
+int recording_finish(recording **r, char **kept, double *seconds);
 
 #endif

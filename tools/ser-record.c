@@ -270,6 +270,9 @@ static int open_output(record_session *s)
     };
     int code = output_open(&s->out, &setup);
     s->out_open = code == 0;
+    if (code == 0) {
+        record_output_start(s);
+    }
     return code;
 }
 
@@ -304,8 +307,8 @@ static int open_capture(record_session *s)
     s->buffer = text_alloc(RECORD_BUFFER * (size_t)s->channels, sizeof *s->buffer);
     record_meter_start(&s->meter, s->rate, s->channels);
     message_note("%s: %d Hz, %d channels", s->source, (int)s->rate, (int)s->channels);
-    code = open_recording(s);
-    return code != 0 ? code : record_answer_open(s);
+    code = record_answer_open(s); /* what takes memory before there is a file */
+    return code != 0 ? code : open_recording(s);
 }
 
 static void tell_begin(const record_session *s)
@@ -332,18 +335,24 @@ static void tell_end(const record_session *s, const char *kept)
     if (s->frames == 0) {
         message_error("nothing was recorded");
     } else if (kept != NULL && !s->options.quiet) {
-        message_error("%s: %.2f s, %d Hz, %d channel%s", kept, record_seconds(s), (int)s->rate,
+        message_error("%s: %.2f s, %d Hz, %d channel%s", kept, s->kept, (int)s->rate,
                       (int)s->channels, s->channels > 1 ? "s" : "");
     }
     message_note("%.2f s recorded, %.3f s in the network", record_seconds(s), s->computing);
 }
 
-/* Ctrl-C is the way to stop, and no failure; other signals are told to whoever sent them. */
+/* Ctrl-C is the way to stop, and no failure; other signals are told to whoever sent them. A source
+ * without a sample is bad audio. */
 static int exit_code(const record_session *s)
 {
     int number = stop_requested();
-    bool by_hand = number == SIGINT && s->frames > 0;
-    return s->code != 0 ? s->code : number != 0 && !by_hand ? 128 + number : 0;
+    if (s->code != 0) {
+        return s->code;
+    }
+    if (number != 0 && (number != SIGINT || s->frames == 0)) {
+        return 128 + number;
+    }
+    return s->frames == 0 ? MESSAGE_EXIT_DATA : 0;
 }
 
 static int record(record_session *s)
@@ -353,14 +362,14 @@ static int record(record_session *s)
     tell_begin(s);
     record_event_start(s);
     record_loop(s);
+    if (s->recording != NULL) { /* before the answers, which may take long */
+        record_end(s, "disk", recording_finish(&s->recording, &kept, &s->kept));
+    }
     record_answer_finish(s);
     record_screen_close(s);
-    if (s->recording != NULL) {
-        int code = recording_finish(&s->recording, &kept);
-        s->code = s->code != 0 ? s->code : code;
-    }
-    tell_end(s, kept);
     record_event_end(s, kept);
+    record_output_finish(s);
+    tell_end(s, kept);
     free(kept);
     return exit_code(s);
 }
@@ -401,10 +410,11 @@ int main(int argc, char **argv)
     int code = run(&s, argc, argv);
     if (s.recording != NULL) {
         char *kept = NULL;
-        recording_finish(&s.recording, &kept); /* nothing was recorded: it is removed */
+        recording_finish(&s.recording, &kept, &s.kept); /* nothing was recorded: it is removed */
         free(kept);
     }
     record_worker_free(&s);
+    record_output_finish(&s);
     capture_close(&s.capture);
     output_close(&s.out);
     record_screen_free(&s);

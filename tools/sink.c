@@ -77,19 +77,37 @@ int sink_open(sink *s, const char *path)
     return 0;
 }
 
-int sink_flush(sink *s)
+int sink_held(sink *s, const char **text, size_t *size)
 {
     if (fflush(s->stream) != 0) {
         return fail(s, "cannot hold the results");
     }
-    for (size_t done = 0; done < s->size;) {
-        ssize_t written = write(s->fd, s->buffer + done, s->size - done);
+    *text = s->buffer;
+    *size = s->size;
+    return 0;
+}
+
+void sink_empty(sink *s)
+{
+    rewind(s->stream);
+}
+
+int sink_flush(sink *s)
+{
+    const char *text = NULL;
+    size_t size = 0;
+    int code = sink_held(s, &text, &size);
+    if (code != 0) {
+        return code;
+    }
+    for (size_t done = 0; done < size;) {
+        ssize_t written = write(s->fd, text + done, size - done);
         if (written < 0 && errno != EINTR) {
             return fail(s, "cannot write");
         }
         done += written > 0 ? (size_t)written : 0;
     }
-    rewind(s->stream);
+    sink_empty(s);
     return 0;
 }
 

@@ -18,12 +18,16 @@ typedef struct sink {
 } sink;
 
 /* Open for writing; `path` NULL or "-" is standard output. A regular file is replaced, through a
- * temporary file beside it, when the sink is committed; links are followed. Failures of these three
+ * temporary file beside it, when the sink is committed; links are followed. Failures of these
  * functions are reported to the user; their answers are 0 or MESSAGE_EXIT_IO. */
 int sink_open(sink *s, const char *path);
 
 /* Hand on what was written so far. A reader that has gone (EPIPE) is no reason for a message. */
 int sink_flush(sink *s);
+
+/* In place of a flush, for who writes it himself: what was printed so far, until sink_empty(). */
+int sink_held(sink *s, const char **text, size_t *size);
+void sink_empty(sink *s);
 
 /* Flush to the disk and give the file its name. */
 int sink_commit(sink *s);

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: MIT
 """ser-record: options, answers, the file that it keeps, signals; sound from files and pipes."""
 
+import array
 import fcntl
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
+import struct
 import time
 import unittest
 
-from record_support import Record, RecordCase, wav
-from support import (B, LABELS, LONG, TEXT, WINDOW, Run, environment, path, prepare, tone,
-                     write_model, write_wav)
+from record_support import SOURCE, Record, RecordCase, wav
+from support import (B, LABELS, LONG, TEXT, TIMEOUT, WINDOW, Run, environment, path, prepare,
+                     sanitized, tone, write_model, write_wav)
 
 FAST, REAL = "fast:", "file:"
+MINI = os.path.join(SOURCE, "models/ser-mini.safetensors")
 
 
 def setUpModule():
     prepare()
     write_wav("stereo.wav", tone(2.5, 11, rate=44100), channels=2, rate=44100)
+    write_wav("square.wav", array.array("h", [32767] * 20 + [-32767] * 20) * 800)
     write_wav("loud.wav", tone(2.0, 12, amplitude=1.0))
     with open(path("raw"), "wb") as f:
         f.write(tone(3.0, 13).tobytes())
@@ -92,10 +97,40 @@ class Options(RecordCase):
     def test_only_what_was_recorded_leaves_a_file(self):
         env = environment(PULSE_SERVER="unix:" + path("no-server"), ALSA_CONFIG_PATH=path("none"))
         self.record_fails(4, "no microphone", "-o", path("none.wav"), env=env)
-        run = self.record_fails(0, "nothing was recorded", "--source", "-", "-o",
+        run = self.record_fails(7, "nothing was recorded", "--source", "-", "-o",
                                 path("none.wav"), input=b"")
         self.assertEqual(run.out, "")
+        if not sanitized():  # which needs address space without end
+            def limit():
+                resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+            self.record_fails(4, "out of memory", "--source", "-", "--rate", "768000", "--channels",
+                              "32", "-s", "60", "-o", path("none.wav"), input=b"", preexec_fn=limit)
+        self.record_fails(2, "4 GB of samples at most", "--source", "-", "--rate", "768000",
+                          "--channels", "32", "-s", "90", "-o", path("none.wav"), input=b"")
         self.assertEqual([n for n in os.listdir(path()) if n.startswith("none")], [])
+
+
+    def test_source_that_fails_is_not_opened_again(self):
+        """NaN after two seconds of a file; a pipe that cannot be read."""
+        samples = struct.pack("<40000f", *[0.1] * 39000, *[float("nan")] * 1000)
+        with open(path("bad.wav"), "wb") as f:
+            f.write(b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVEfmt "
+                    + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32) + b"data"
+                    + struct.pack("<I", len(samples)) + samples)
+        for i, extra in enumerate((["-c", "-w", "1"], ["--no-predict", "-c"], ["-s", "9"])):
+            name = "bad%d.wav" % i
+            run = self.record_fails(7, "what came before is kept", "-j", *extra, "--source",
+                                    FAST + path("bad.wav"), "-o", path(name))
+            end = run.events("end")[0]
+            self.assertEqual((end["reason"], end["file"]), ("source", path(name)))
+            self.assertEqual(len(wav(name)[2]) / 16000, end["seconds"])
+            self.assertGreater(end["seconds"], 0.9)
+        folder = os.open("/", os.O_RDONLY)
+        run = self.record_fails(3, "standard input: Is a directory", "-j", "-c", "--source", "-",
+                                stdin=folder)
+        os.close(folder)
+        self.assertEqual(run.events("end")[0]["reason"], "source")
 
 
 class Answers(RecordCase):
@@ -117,6 +152,7 @@ class Answers(RecordCase):
             (FAST + B, ["--seconds", "1.3"]),
             (FAST + path("stereo.wav"), ["--attention"]),
             (FAST + path("loud.wav"), ["--labels", "happy,neutral"]),
+            (FAST + path("square.wav"), []),  # clipped, if at +-32767
             (FAST + LONG, ["--seconds", "9"]),  # longer than the model takes in one piece
         )):
             for suffix in ("wav", "flac"):
@@ -272,6 +308,22 @@ class Files(RecordCase):
         self.record_ok(*words, "--force")
         self.assertFalse(os.path.exists(path("rest.wav.part")))
 
+    def test_part_is_a_file_of_its_own(self):
+        """A link of its name is replaced, not followed; two recordings do not share it."""
+        write_wav("diary.wav", tone(0.5, 1))
+        before = wav("diary.wav")
+        name = path("linked.wav")
+        os.symlink("diary.wav", name + ".part")
+        words = ["-q", "--no-predict", "--force", "-o", name, "--source"]
+        self.record_ok(*words, FAST + B)
+        self.assertEqual((wav("diary.wav"), wav("linked.wav")), (before, wav("b.wav")))
+        self.assertFalse(os.path.islink(name))
+        run = Record(*words, "-", wait=False, stdin=-1)
+        while not os.path.exists(name + ".part"):
+            time.sleep(0.01)
+        self.record_fails(3, "another program is recording into it", *words, FAST + B)
+        run.finish(raw())
+
     def test_a_file_that_comes_in_the_meantime_stays(self):
         run = Record("-q", "--no-predict", "--source", "-", "-o", path("late.wav"), wait=False,
                      stdin=-1)
@@ -303,6 +355,8 @@ class Files(RecordCase):
         self.assertFalse(os.path.exists(path(name + ".part")))
         self.assertEqual(run.events("end")[0]["reason"], "disk")
         self.assertEqual(run.events("end")[0]["file"], path(name))
+        kept = self.predict(path(name))[0]["duration"]
+        self.assertAlmostEqual(run.events("end")[0]["seconds"], kept, 2)
         return run
 
     def test_full_disk(self):
@@ -429,6 +483,42 @@ class Signals(RecordCase):
         self.assertEqual(run.code, 143, run.err)
         self.assert_same(run.events("window"),
                          self.predict("--window", "0.5", "--hop", "0.25", path("ctrl2.wav")))
+
+    def test_slow_model(self):
+        """A minute for which the network needs far longer: it is kept at once, and Ctrl-C does not
+        wait for all the answers."""
+        write_wav("minute.wav", tone(60.0, 14))
+        run = Record("-j", "-c", "--window", "20", "--hop", "0.01", "-m", MINI, "--source",
+                     FAST + path("minute.wav"), "-o", path("slow60.wav"), wait=False)
+        run.event("window")
+        time.sleep(1)
+        self.assertEqual(wav("slow60.wav"), wav("minute.wav"))  # has its name already
+        run.send(signal.SIGINT)
+        started = time.monotonic()
+        run.finish()
+        self.assertLess(time.monotonic() - started, 8)
+        self.assertEqual(run.code, 0, run.err)
+        missing = re.search(r"([\d.]+) s of sound were not answered: the model is slower "
+                            "than the sound; the recording is complete", run.err)
+        self.assertAlmostEqual(run.events("window")[-1]["end"], 60 - float(missing[1]), 2)
+        self.assertEqual(run.events("end")[0]["seconds"], 60)
+
+    def test_nobody_reads(self):
+        """Lines that are not read, until the pipe is full: file and Ctrl-C do not wait for it."""
+        run = Record("-q", "-j", "--levels", "--no-predict", "--source", REAL + LONG, "-o",
+                     path("unread.wav"), wait=False)
+        fcntl.fcntl(run.process.stdout, 1031, 4096)  # F_SETPIPE_SZ
+        time.sleep(3)
+        run.send(signal.SIGINT)
+        started = time.monotonic()
+        self.assertEqual(run.process.wait(TIMEOUT), 3)
+        self.assertLess(time.monotonic() - started, 4)
+        run.finish()
+        self.assertIn("standard output is not read", run.err)
+        self.assertEqual(run.out[-1], "\n")  # whole lines
+        kept = wav("unread.wav")[2]
+        self.assertGreater(len(kept), 2.5 * 16000)
+        self.assertEqual(kept, wav("long.wav")[2][: len(kept)])
 
     def test_second_signal_ends_at_once(self):
         run = Record("-q", "-j", "--levels", "--source", REAL + LONG, "-o", path("twice.wav"),
