@@ -88,8 +88,9 @@ static const cli_program program = {
     .summary = "Record speech and recognise emotion in it; Ctrl-C stops. The audio never leaves\n"
                "this machine, and is written nowhere but to the FILE of --output.",
     .options = options_table,
-    .footer = "Exit status: 0 done, 2 wrong usage, 3 input or output, 4 no microphone or device,\n"
-              "5 numeric failure, 6 microphone lost, 7 bad model or audio. See ser-record(1).\n",
+    .footer = "Exit status: 0 done, 2 wrong usage, 3 input or output, 4 no microphone or\n"
+              "device, 5 numeric failure, 6 microphone lost, 7 bad model or audio. See\n"
+              "ser-record(1).\n",
 };
 
 /* Options that only windows, only answers or only a file have. */
