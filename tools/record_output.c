@@ -28,8 +28,11 @@ static size_t chunk_size(const char *text, size_t size)
     if (size <= CHUNK) {
         return size;
     }
-    const char *line = memrchr(text, '\n', CHUNK);
-    return line != NULL ? (size_t)(line - text) + 1 : CHUNK;
+    size_t lines = CHUNK;
+    while (lines > 0 && text[lines - 1] != '\n') {
+        lines--;
+    }
+    return lines > 0 ? lines : CHUNK;
 }
 
 /* Take over what is to be written next; 0: all is, and no more comes. */
@@ -39,9 +42,10 @@ static size_t next(record_output *o, char chunk[CHUNK])
     while (o->size == 0 && !o->finish) {
         pthread_cond_wait(&o->changed, &o->lock);
     }
-    const char *text = o->waiting + o->start;
-    size_t size = o->size > 0 ? chunk_size(text, o->size) : 0;
-    if (size > 0) {
+    size_t size = 0;
+    if (o->size > 0) {
+        const char *text = o->waiting + o->start;
+        size = chunk_size(text, o->size);
         memcpy(chunk, text, size);
     }
     o->in_hand = size;

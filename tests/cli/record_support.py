@@ -170,7 +170,10 @@ class OnTerminal:
             raise unittest.SkipTest(f"no pseudo-terminals here: {error}") from error
         self.resize(rows, columns)
         self.screen = Terminal(rows, columns)
+        # Ctrl-C makes a terminal throw away what it has not shown yet; here all of it is looked at.
         self.settings = termios.tcgetattr(follower)
+        self.settings[3] |= termios.NOFLSH
+        termios.tcsetattr(follower, termios.TCSANOW, self.settings)
         self.follower = follower
         self.process = subprocess.Popen(
             [RECORD, *arguments],
