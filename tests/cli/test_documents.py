@@ -1,59 +1,33 @@
 # SPDX-License-Identifier: MIT
 """ser-predict: its help, man page and shell completion tell the same options."""
 
-import os
 import re
 import shutil
 import subprocess
 import unittest
 
+from documents_support import ToolDocuments, read
 from support import A, Case, path, prepare
-
-SOURCE = os.environ.get("SER_SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
-MAN = os.path.join(SOURCE, "tools/man/ser-predict.1")
-COMPLETION = os.path.join(SOURCE, "tools/completion/ser-predict.bash")
 
 setUpModule = prepare
 
 
-def read(name):
-    with open(name, encoding="utf-8") as f:
-        return f.read()
+class Documents(ToolDocuments, Case):
+    tool = "ser-predict"
+    least_options = 20
 
-
-class Documents(Case):
-    def setUp(self):
-        self.help = self.run_ok("--help").out
-        # letter or "", long name, whether it takes an argument
-        self.options = [
-            (letter, name, bool(argument))
-            for letter, name, argument in re.findall(
-                r"^  (?:-(\w), |    )--([a-z-]+)( [A-Z])?", self.help, re.M
-            )
-        ]
-
-    def test_help_lists_options(self):
-        self.assertGreater(len(self.options), 20)
-        self.assertEqual(len({name for _, name, _ in self.options}), len(self.options))
-        letters = [letter for letter, _, _ in self.options if letter]
-        self.assertEqual(len(set(letters)), len(letters))
-
-    def test_man_page_has_the_same(self):
-        man = []
-        for line in re.findall(r"^\.It (Fl .*)$", read(MAN), re.M):
-            match = re.fullmatch(r"Fl (?:(\w) , Fl )?-([a-z-]+)( (?:Ar|Cm) .*)?", line)
-            self.assertIsNotNone(match, line)
-            man.append((match[1] or "", match[2], bool(match[3])))
-        self.assertEqual(man, self.options)
+    def print_help(self):
+        return self.run_ok("--help").out
 
     def test_man_page_is_well_formed(self):
         if not shutil.which("mandoc"):
             self.skipTest("no mandoc")
-        run = subprocess.run(["mandoc", "-Tlint", "-Wstyle", MAN], capture_output=True, text=True)
+        lint = ["mandoc", "-Tlint", "-Wstyle", self.man]
+        run = subprocess.run(lint, capture_output=True, text=True)
         self.assertEqual(run.stdout + run.stderr, "")
 
     def test_man_page_sections(self):
-        man = read(MAN)
+        man = read(self.man)
         for section in (
             "NAME",
             "SYNOPSIS",
@@ -72,26 +46,10 @@ class Documents(Case):
             self.assertIn("\n.It %s\n" % code, man)
 
     def test_examples_name_real_options(self):
-        for line in re.findall(r"^\.Dl (.*)$", read(MAN), re.M):
+        for line in re.findall(r"^\.Dl (.*)$", read(self.man), re.M):
             command = line[line.index("ser-predict") :]
             for name in re.findall(r"--([a-z-]+)", command):
                 self.assertIn(name, [option for _, option, _ in self.options])
-
-    def complete(self, *words):
-        """What bash offers for the last word."""
-        script = (
-            'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ser_predict; '
-            'printf "%s\\n" "${COMPREPLY[@]}"'
-        )
-        run = subprocess.run(
-            ["bash", "--norc", "-c", script, "bash", COMPLETION, "ser-predict", *words],
-            capture_output=True,
-            text=True,
-            cwd=path(),
-            check=True,
-        )
-        self.assertEqual(run.stderr, "")
-        return run.stdout.split()
 
     def test_completion(self):
         if not shutil.which("bash"):

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: MIT
 """ser-train: its help, man page and shell completion tell the same options."""
 
-import os
 import re
 import shutil
 import subprocess
 import unittest
 
+from documents_support import ToolDocuments, read
 from support import path
 from train_support import Train, TrainCase
 
-SOURCE = os.environ.get("SER_SOURCE", os.path.join(os.path.dirname(__file__), "..", ".."))
-MAN = os.path.join(SOURCE, "tools/man/ser-train.1")
-COMPLETION = os.path.join(SOURCE, "tools/completion/ser-train.bash")
 FILES = {"backbone", "arch", "init", "model", "output", "config", "manifest-root"}
 
 
@@ -21,40 +18,18 @@ def setUpModule():
         pass
 
 
-def read(name):
-    with open(name, encoding="utf-8") as f:
-        return f.read()
+class Documents(ToolDocuments, TrainCase):
+    tool = "ser-train"
+    least_options = 80
 
-
-class Documents(TrainCase):
-    def setUp(self):
-        self.help = Train("--help").out
-        # letter or "", long name, whether it takes an argument
-        self.options = [
-            (letter, name, bool(argument))
-            for letter, name, argument in re.findall(
-                r"^  (?:-(\w), |    )--([a-z0-9-]+)( [A-Z])?", self.help, re.M
-            )
-        ]
-
-    def test_help_lists_options(self):
-        self.assertGreater(len(self.options), 80)
-        self.assertEqual(len({name for _, name, _ in self.options}), len(self.options))
-        letters = [letter for letter, _, _ in self.options if letter]
-        self.assertEqual(len(set(letters)), len(letters))
-
-    def test_man_page_has_the_same(self):
-        man = []
-        for line in re.findall(r"^\.It (Fl .*)$", read(MAN), re.M):
-            match = re.fullmatch(r"Fl (?:(\w) , Fl )?-([a-z0-9-]+)( (?:Ar|Cm) .*)?", line)
-            self.assertIsNotNone(match, line)
-            man.append((match[1] or "", match[2], bool(match[3])))
-        self.assertEqual(man, self.options)
+    def print_help(self):
+        return Train("--help").out
 
     def test_man_page_is_well_formed(self):
         if not shutil.which("mandoc"):
             self.skipTest("no mandoc")
-        run = subprocess.run(["mandoc", "-Tlint", "-Wstyle", MAN], capture_output=True, text=True)
+        lint = ["mandoc", "-Tlint", "-Wstyle", self.man]
+        run = subprocess.run(lint, capture_output=True, text=True)
         said = [
             line
             for line in (run.stdout + run.stderr).splitlines()
@@ -63,7 +38,7 @@ class Documents(TrainCase):
         self.assertEqual(said, [])
 
     def test_man_page_sections(self):
-        man = read(MAN)
+        man = read(self.man)
         for section in (
             "NAME",
             "SYNOPSIS",
@@ -85,7 +60,7 @@ class Documents(TrainCase):
             self.assertIn("\n.It %s\n" % code, man)
 
     def test_examples_name_real_options(self):
-        for line in re.findall(r"^\.Dl (.*)$", read(MAN), re.M):
+        for line in re.findall(r"^\.Dl (.*)$", read(self.man), re.M):
             for name in re.findall(r"--([a-z0-9-]+)", line):
                 self.assertIn(name, [option for _, option, _ in self.options])
 
@@ -101,22 +76,6 @@ class Documents(TrainCase):
                 run = Train(option, word, "--print-config")
                 self.assertEqual(run.code, 0, run.err)
             self.assertEqual(Train(option, "nonsense", "--print-config").code, 2)
-
-    def complete(self, *words):
-        """What bash offers for the last word."""
-        script = (
-            'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ser_train; '
-            'printf "%s\\n" "${COMPREPLY[@]}"'
-        )
-        run = subprocess.run(
-            ["bash", "--norc", "-c", script, "bash", COMPLETION, "ser-train", *words],
-            capture_output=True,
-            text=True,
-            cwd=path(),
-            check=True,
-        )
-        self.assertEqual(run.stderr, "")
-        return run.stdout.split()
 
     @unittest.skipIf(shutil.which("bash") is None, "no bash")
     def test_completion(self):
