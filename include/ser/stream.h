@@ -109,7 +109,8 @@ SER_API int ser_stream_push_s16(ser_stream *stream, const int16_t *samples, size
 /**
  * Compute the next window if its audio is there. `*found` becomes 1 and `*result` is filled, or
  * `*found` becomes 0 and `*result` is left alone: push more. A window that failed is tried again by
- * the next call. Errors: ARGUMENT, BUSY, MEMORY, DEVICE, NUMERIC, INTERNAL. Since 0.1.
+ * the next call. After an error neither is written. Errors: ARGUMENT, BUSY, MEMORY, DEVICE,
+ * NUMERIC, INTERNAL. Since 0.1.
  */
 SER_API int ser_stream_next(ser_stream *stream, ser_stream_result *result, int32_t *found);
 

@@ -58,8 +58,6 @@ void ser_residual_backward(ser_pass *pass, ser_residual r, const ser_norm_tape *
     }
 }
 
-/* A place for the statistics of a LayerNorm of `stage`; NULL if the backward half does not come
- * there. */
 bool ser_pass_keeps_hidden(const ser_pass *pass)
 {
     return pass->tape != NULL && pass->net->layer_mix_gradient.rows > 0;
@@ -71,6 +69,8 @@ ser_tensor ser_pass_save_hidden(ser_pass *pass, int32_t stage, int64_t rows, int
     return ser_pass_save(pass, ser_pass_keeps_hidden(pass) ? head : stage, rows, cols);
 }
 
+/* A place for the statistics of a LayerNorm of `stage`; NULL if the backward half does not come
+ * there. */
 ser_norm_tape *ser_residual_tape(ser_pass *pass, int32_t stage, int64_t rows, ser_norm_tape *tape)
 {
     if (!ser_pass_reaches(pass, stage)) {
